@@ -38,7 +38,8 @@ def differences(text, files):
 
 if __name__=='__main__':
     text,files = convert()
-    if '--check' in sys.argv: sys.exit('\n'.join(f'{p} is not what nbs/index.ipynb gives: run make readme' for p in differences(text, files)))
+    if '--check' in sys.argv:
+        sys.exit('\n'.join(f'{p} is not what nbs/index.ipynb gives: run make readme' for p in differences(text, files)) or 0)
     (root/pictures).mkdir(parents=True, exist_ok=True)
     for old in (root/pictures).glob('index_*.*'): old.unlink()
     for path,data in files.items(): (root/path).write_bytes(data)

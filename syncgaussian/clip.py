@@ -9,9 +9,9 @@ __all__ = ['CLIP_VERSION', 'FPS', 'LABELS', 'AAC_RATES', 'FACE_OVAL', 'INNER_LIP
            'repeated_frames', 'choose_times', 'choose_crop', 'fill_polygon', 'guided_filter', 'person_mask', 'jaw_line',
            'head_side', 'parse_face', 'inside_mouth', 'neck_area', 'Background', 'fill_smoothly', 'smooth',
            'upper_face', 'Manifest', 'open_manifest', 'Clip', 'frames', 'iter_frames', 'labels', 'features', 'split',
-           'mouth_opening', 'mouth_box', 'head_box', 'remove_head', 'backdrop', 'prepare_clip']
+           'mouth_opening', 'mouth_box', 'head_box', 'remove_head', 'backdrop', 'lip_lag', 'prepare_clip']
 
-# %% ../nbs/04_clip.ipynb #04-002
+# %% ../nbs/04_clip.ipynb #04-003
 import contextlib
 import hashlib
 import json
@@ -30,13 +30,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-# %% ../nbs/04_clip.ipynb #04-003
+# %% ../nbs/04_clip.ipynb #04-007
 CLIP_VERSION = 1
 FPS = 25
 LABELS = dict(background=0, torso=1, neck=2, face=3, hair=4, mouth=5)
 class ClipError(ValueError): "A video, a sound or a clip folder cannot be used; the sentence says why and what to do"
 
-# %% ../nbs/04_clip.ipynb #04-005
+# %% ../nbs/04_clip.ipynb #04-010
 def _open(path):
     "Open a media file with PyAV. Raises ClipError where it is missing, empty or unreadable"
     import av
@@ -47,7 +47,7 @@ def _open(path):
     except av.error.FFmpegError as e:
         raise ClipError(f'{path} cannot be read as video or sound ({e.strerror}): convert it to mp4 or wav first') from e
 
-# %% ../nbs/04_clip.ipynb #04-006
+# %% ../nbs/04_clip.ipynb #04-011
 def _decoded(
     container, # Open PyAV container
     stream, # One of its streams
@@ -71,7 +71,7 @@ def _decoded(
     if not good: raise ClipError(f'{path}: its {stream.type} cannot be decoded{" ("+reason+")" if bad else ""}')
     if bad: warnings.warn(f'{path} is damaged: {bad} pieces of its {stream.type} cannot be decoded and are left out')
 
-# %% ../nbs/04_clip.ipynb #04-008
+# %% ../nbs/04_clip.ipynb #04-016
 def _resampled(
     container, # Open PyAV container
     path, # For the messages
@@ -91,7 +91,7 @@ def _resampled(
         for out in resampler.resample(frame): yield out.to_ndarray()
     for out in resampler.resample(None): yield out.to_ndarray()
 
-# %% ../nbs/04_clip.ipynb #04-009
+# %% ../nbs/04_clip.ipynb #04-018
 def sound_between(
     path, # File with sound
     start=None, # s, on the file's clock; None is its first sample
@@ -111,13 +111,13 @@ def sound_between(
             at += block.shape[1]
             if at>=end: break
 
-# %% ../nbs/04_clip.ipynb #04-010
+# %% ../nbs/04_clip.ipynb #04-019
 def _mono(blocks):
     "One wave [S] float32 in [-1,1] from blocks [channels,n]"
     parts = [block.mean(0) for block in blocks]
     return np.concatenate(parts).clip(-1, 1).astype(np.float32) if parts else np.zeros(0, np.float32)
 
-# %% ../nbs/04_clip.ipynb #04-011
+# %% ../nbs/04_clip.ipynb #04-020
 def load_sound(
     path, # wav, mp3, m4a, flac, mp4...: anything with sound in it
     rate=16000, # Samples a second
@@ -128,7 +128,7 @@ def load_sound(
     if abs(wave).max() < 1e-3: warnings.warn(f'{path} is silent')
     return wave
 
-# %% ../nbs/04_clip.ipynb #04-013
+# %% ../nbs/04_clip.ipynb #04-025
 class VideoInfo(NamedTuple):
     "What a video file says about itself"
     width:int     # px, upright
@@ -140,7 +140,7 @@ class VideoInfo(NamedTuple):
     codec:str
     sound:bool    # Is there a sound stream?
 
-# %% ../nbs/04_clip.ipynb #04-014
+# %% ../nbs/04_clip.ipynb #04-026
 def _video_info(container, path):
     "VideoInfo of an open container. Raises ClipError where there is no picture"
     if not container.streams.video: raise ClipError(f'{path} has no picture in it')
@@ -153,14 +153,14 @@ def _video_info(container, path):
     seconds = float(s.duration*s.time_base) if s.duration else (container.duration or 0)/1e6
     return VideoInfo(w, h, fps, s.frames, seconds, int(frame.rotation or 0), s.codec_context.name, bool(container.streams.audio))
 
-# %% ../nbs/04_clip.ipynb #04-015
+# %% ../nbs/04_clip.ipynb #04-027
 def _upright(frame):
     "RGB array of a decoded frame, turned upright and with square pixels"
     image = frame.to_ndarray(format='rgb24')
     turns = round((frame.rotation or 0)/90)%4
     return np.ascontiguousarray(np.rot90(image, turns) if turns else image)
 
-# %% ../nbs/04_clip.ipynb #04-016
+# %% ../nbs/04_clip.ipynb #04-028
 def _read_av(path):
     with _open(path) as container:
         for frame in _decoded(container, container.streams.video[0], path): yield _upright(frame)
@@ -173,7 +173,7 @@ def _read_cv2(path):
         if not ok: return capture.release()
         yield image[...,::-1]
 
-# %% ../nbs/04_clip.ipynb #04-017
+# %% ../nbs/04_clip.ipynb #04-029
 def read_video(
     path, # Any video file
 )->tuple: # Iterator of uint8 [H,W,3] frames (RGB, upright), VideoInfo
@@ -183,13 +183,13 @@ def read_video(
     with _open(path) as container: info = _video_info(container, path)
     return _read_av(path), info
 
-# %% ../nbs/04_clip.ipynb #04-018
+# %% ../nbs/04_clip.ipynb #04-030
 AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 
 def _sound_blocks(sound):
     "Sound to be muxed, a file or (wave [S], rate), as (blocks [channels,n], rate)"
     if isinstance(sound, tuple):
-        if sound[1] not in AAC_RATES: raise ClipError(f'sound of {sound[1]} samples a second cannot be written; resample it to 16000 or 48000')
+        if sound[1] not in AAC_RATES: raise ClipError(f'sound at {sound[1]} Hz cannot be written; resample it to 16000')
         return iter([np.asarray(sound[0], np.float32)[None]]), sound[1]
     with _open(sound) as container:
         if not container.streams.audio: raise ClipError(f'{sound} has no sound in it')
@@ -218,13 +218,13 @@ class _SoundTrack:
 
     def close(self): self.out.mux(self.stream.encode())
 
-# %% ../nbs/04_clip.ipynb #04-019
+# %% ../nbs/04_clip.ipynb #04-031
 def _even(image):
     "Repeat the last row or column where a size is odd (yuv420p needs even ones)"
     h,w = image.shape[:2]
     return np.pad(image, ((0,h%2),(0,w%2),(0,0)), mode='edge') if h%2 or w%2 else np.ascontiguousarray(image)
 
-# %% ../nbs/04_clip.ipynb #04-020
+# %% ../nbs/04_clip.ipynb #04-032
 def write_video(
     path, # mp4 file to write; appears only when it is complete
     frames, # Iterator or array of uint8 [H,W,3]
@@ -244,7 +244,7 @@ def write_video(
     finally: tmp.unlink(missing_ok=True)
     return path
 
-# %% ../nbs/04_clip.ipynb #04-021
+# %% ../nbs/04_clip.ipynb #04-033
 def _encode(path, frames, fps, sound, synthetic, crf, gop):
     "Encode and mux; returns the number of frames"
     import av
@@ -264,7 +264,7 @@ def _encode(path, frames, fps, sound, synthetic, crf, gop):
         if track: track.close()
     return n
 
-# %% ../nbs/04_clip.ipynb #04-023
+# %% ../nbs/04_clip.ipynb #04-039
 FACE_OVAL = (10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377, 152, 148,
              176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109)
 INNER_LIPS = (78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308, 324, 318, 402, 317, 14, 87, 178, 88, 95)
@@ -279,7 +279,7 @@ mouthStretchRight mouthUpperUpLeft mouthUpperUpRight noseSneerLeft noseSneerRigh
 CHEEKS = [50, 101, 205, 187, 207, 216, 280, 330, 425, 411, 427, 436, 152, 199, 200, 169, 394, 32, 262]
 EXPRESSION = ('browDownLeft', 'browDownRight', 'browInnerUp', 'browOuterUpLeft', 'browOuterUpRight', 'eyeBlinkLeft', 'eyeBlinkRight')
 
-# %% ../nbs/04_clip.ipynb #04-024
+# %% ../nbs/04_clip.ipynb #04-040
 @contextlib.contextmanager
 def _quiet():
     "Keep the C++ start-up messages of MediaPipe off the terminal"
@@ -303,7 +303,7 @@ def _landmarker(faces=1, video=True):
     with _quiet(): return vision.FaceLandmarker.create_from_options(vision.FaceLandmarkerOptions(
         base_options=model, running_mode=mode, num_faces=faces, output_face_blendshapes=True))
 
-# %% ../nbs/04_clip.ipynb #04-025
+# %% ../nbs/04_clip.ipynb #04-041
 def _to_pixels(face, image):
     "Landmarks of one face as [478,3] px; z in the scale of x"
     h,w = image.shape[:2]
@@ -320,7 +320,7 @@ def _track(image, k, landmarker, near=None):
 
 def _centre(face): return (face[:,:2].min(0) + face[:,:2].max(0))/2
 
-# %% ../nbs/04_clip.ipynb #04-026
+# %% ../nbs/04_clip.ipynb #04-043
 def fill_gaps(
     values, # [T,...] float, of any content where not found
     found, # [T] bool
@@ -330,7 +330,7 @@ def fill_gaps(
     for column in flat.T: column[~found] = np.interp(t[~found], t[found], column[found])
     return flat.reshape(values.shape)
 
-# %% ../nbs/04_clip.ipynb #04-027
+# %% ../nbs/04_clip.ipynb #04-044
 def detect_landmarks(
     frames, # Iterable of uint8 [H,W,3], in order
     faces=1, # Faces looked for; the one nearest to the last is kept
@@ -347,7 +347,7 @@ def detect_landmarks(
     landmarks, shapes = (np.stack([(r or blank)[i] for r in rows]) for i in (0,1))
     return fill_gaps(landmarks, found), fill_gaps(shapes, found), found
 
-# %% ../nbs/04_clip.ipynb #04-029
+# %% ../nbs/04_clip.ipynb #04-051
 class Scan(NamedTuple):
     "What one pass over a video finds"
     times:np.ndarray  # [N] seconds of each frame
@@ -357,7 +357,7 @@ class Scan(NamedTuple):
     looked:np.ndarray # [L] indices of the frames looked at for faces
     size:np.ndarray   # [2] width, height of the upright frame
 
-# %% ../nbs/04_clip.ipynb #04-030
+# %% ../nbs/04_clip.ipynb #04-052
 def _thumb(frame, n=48):
     "Small grey picture with its local brightness and contrast taken out (so that lights do not count), and the plain one"
     import cv2
@@ -366,7 +366,7 @@ def _thumb(frame, n=48):
     flat /= np.sqrt(cv2.GaussianBlur(flat*flat, (0,0), n/8) + 9)
     return grey, flat/np.sqrt((flat*flat).sum() + 1e-6)
 
-# %% ../nbs/04_clip.ipynb #04-031
+# %% ../nbs/04_clip.ipynb #04-053
 def _boxes(landmarker, image, x=0, y=0):
     "Boxes [n,4] px of the faces in (a part of) a picture"
     found = [_to_pixels(face, image)[:,:2] for face in landmarker.detect(_mp_image(image)).face_landmarks]
@@ -396,14 +396,14 @@ def _distinct(boxes):
         if not any(k[0]<x<k[2] and k[1]<y<k[3] for k in kept): kept.append(b)
     return np.array(kept, np.float32).reshape(-1,4)
 
-# %% ../nbs/04_clip.ipynb #04-032
+# %% ../nbs/04_clip.ipynb #04-054
 def _shrunk(image, longest=1280):
     "Picture of at most this size, and the factor"
     import cv2
     f = min(1, longest/max(image.shape[:2]))
     return (cv2.resize(image, None, fx=f, fy=f, interpolation=cv2.INTER_AREA) if f<1 else image), f
 
-# %% ../nbs/04_clip.ipynb #04-033
+# %% ../nbs/04_clip.ipynb #04-056
 def _compare(change, past):
     "Lower each cut score to the least change across that cut: a flash that goes away again is no cut"
     for lag in range(1, len(past)):
@@ -415,12 +415,17 @@ def _look(landmarker, frame, tiles):
     image, f = _shrunk(_upright(frame))
     return find_faces(landmarker, image, tiles)/f
 
+def _time(frame, path):
+    "Time stamp (s) of a frame. Raises ClipError where the file has none"
+    if frame.time is None: raise ClipError(f'{path} has no time stamps; put it into mp4 first: ffmpeg -i FILE -c copy FILE.mp4')
+    return frame.time
+
 def _bar(items, total, what, progress):
     "Show progress"
     from tqdm.auto import tqdm
     return tqdm(items, total=total or None, desc=what, disable=not progress, leave=False)
 
-# %% ../nbs/04_clip.ipynb #04-034
+# %% ../nbs/04_clip.ipynb #04-057
 def scan_video(
     path, # Any video file
     every=0.4, # Look for faces this often, seconds
@@ -434,8 +439,7 @@ def scan_video(
         frames = _decoded(container, container.streams.video[0], path)
         for i,frame in enumerate(_bar(frames, info.n_frames, 'look through', progress)):
             past.appendleft(_thumb(frame))
-            if frame.time is None: raise ClipError(f'{path} has no time stamps; put it into a container first: ffmpeg -i FILE -c copy FILE.mp4')
-            times.append(frame.time)
+            times.append(_time(frame, path))
             change.append(1. if i else 0.)
             motion.append(float(abs(past[0][0] - past[1][0]).mean()) if i else 255.)
             _compare(change, past)
@@ -445,7 +449,7 @@ def scan_video(
     return Scan(*map(np.array, (times, change, motion)), np.array(faces, np.float32).reshape(-1,5),
                 np.array(looked), np.array([info.width, info.height]))
 
-# %% ../nbs/04_clip.ipynb #04-035
+# %% ../nbs/04_clip.ipynb #04-058
 def find_cuts(
     change, # [N] from `scan_video`
 )->np.ndarray: # Indices of the first frames after a cut
@@ -454,7 +458,7 @@ def find_cuts(
     around = np.stack([padded[k:k+len(change)] for k in range(13) if k!=6])
     return np.flatnonzero((change > 0.25) & ((change > 6*np.median(around, 0)) | (change > 0.6)))
 
-# %% ../nbs/04_clip.ipynb #04-036
+# %% ../nbs/04_clip.ipynb #04-059
 def _tracks(faces, reach=0.7):
     "Link boxes [M,5] of successive frames to faces: each the nearest one within `reach` of its width"
     tracks = []
@@ -494,7 +498,7 @@ def _shot(run, scan, a, b, step, faces):
     return dict(first=int(first), last=int(last), start=float(scan.times[first]),
                 end=float(scan.times[last-1]+step), faces=int(faces), boxes=run)
 
-# %% ../nbs/04_clip.ipynb #04-038
+# %% ../nbs/04_clip.ipynb #04-066
 def repeated_frames(
     scan, # From `scan_video`
 )->np.ndarray: # [N] bool
@@ -503,7 +507,7 @@ def repeated_frames(
     usual = np.percentile(np.stack([padded[k:k+len(scan.motion)] for k in range(17)]), 75, 0)
     return scan.motion < np.minimum(0.15*usual, 0.3)
 
-# %% ../nbs/04_clip.ipynb #04-039
+# %% ../nbs/04_clip.ipynb #04-067
 def choose_times(
     scan, # From `scan_video`
     shot, # From `find_shots`
@@ -525,7 +529,7 @@ def _regular(times):
     gaps = np.diff(times)*FPS
     return np.mean((gaps>0.3) & (gaps<1.7)) > 0.97
 
-# %% ../nbs/04_clip.ipynb #04-041
+# %% ../nbs/04_clip.ipynb #04-072
 def choose_crop(
     boxes, # [n,5] frame, x0,y0,x1,y1 of the face over the shot, px
     width, # of the video, px
@@ -540,7 +544,7 @@ def choose_crop(
     x, y = (x0+x1)/2 - side/2, (y0+y1)/2 - 0.47*side
     return int(np.clip(x, 0, width-side)), int(np.clip(y, 0, height-side)), side
 
-# %% ../nbs/04_clip.ipynb #04-042
+# %% ../nbs/04_clip.ipynb #04-073
 def _cut(image, crop, size):
     "Crop and resize: area filter down, cubic up"
     import cv2
@@ -565,7 +569,7 @@ def _frames_at(path, times):
                 yield image
             return
 
-# %% ../nbs/04_clip.ipynb #04-044
+# %% ../nbs/04_clip.ipynb #04-078
 def fill_polygon(
     points, # [P,2] px, pixel centres at .5
     height, # px
@@ -575,16 +579,18 @@ def fill_polygon(
     "Coverage of a polygon"
     import cv2
     out = np.zeros((height,width), np.float32)
-    lo = np.clip(np.floor(points.min(0)).astype(int), 0, (width,height))
-    hi = np.clip(np.ceil(points.max(0)).astype(int), 0, (width,height))
+    lo = np.clip(np.floor(points.min(0)).astype(int) - 1, 0, (width,height))
+    hi = np.clip(np.ceil(points.max(0)).astype(int) + 1, 0, (width,height))
     if (hi <= lo).any(): return out
     w,h = hi-lo
     big = np.zeros((h*fine, w*fine), np.uint8)
-    cv2.fillPoly(big, [np.round(((points-lo)*fine - 0.5)*16).astype(np.int32)], 255, shift=4)
+    outline = [np.round(((points-lo)*fine - 0.5)*16).astype(np.int32)]
+    cv2.fillPoly(big, outline, 255, shift=4)
+    cv2.polylines(big, outline, True, 128, shift=4)   # fillPoly counts the outline as inside: half of it is
     out[lo[1]:hi[1],lo[0]:hi[0]] = cv2.resize(big, (int(w),int(h)), interpolation=cv2.INTER_AREA)/255
     return out
 
-# %% ../nbs/04_clip.ipynb #04-045
+# %% ../nbs/04_clip.ipynb #04-081
 def _segmenter():
     "MediaPipe's person mask, to be used in a with-statement"
     from mediapipe.tasks.python import BaseOptions, vision
@@ -593,7 +599,7 @@ def _segmenter():
     with _quiet(): return vision.ImageSegmenter.create_from_options(vision.ImageSegmenterOptions(
         base_options=model, running_mode=vision.RunningMode.IMAGE, output_confidence_masks=True))
 
-# %% ../nbs/04_clip.ipynb #04-046
+# %% ../nbs/04_clip.ipynb #04-083
 def guided_filter(
     mask, # [H,W] float32, blurred
     guide, # [H,W] float32 in [0,1], sharp
@@ -611,7 +617,7 @@ def guided_filter(
     a, b = (cv2.resize(box(x), guide.shape[::-1], interpolation=cv2.INTER_LINEAR) for x in (a, mean_m - a*mean_g))
     return a*guide + b
 
-# %% ../nbs/04_clip.ipynb #04-047
+# %% ../nbs/04_clip.ipynb #04-084
 def person_mask(
     frame, # uint8 [H,W,3]
     segmenter, # From `_segmenter`
@@ -622,7 +628,7 @@ def person_mask(
     mask = segmenter.segment(_mp_image(frame)).confidence_masks[0].numpy_view()[...,0].copy()
     return guided_filter(mask, cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.float32)/255).clip(0, 1)
 
-# %% ../nbs/04_clip.ipynb #04-048
+# %% ../nbs/04_clip.ipynb #04-087
 JAW = (132, 58, 172, 136, 150, 149, 176, 148, 152, 377, 400, 378, 379, 365, 397, 288, 361)
 
 def jaw_line(
@@ -638,7 +644,7 @@ def jaw_line(
     level = ly + (x-lx)*(ry-ly)/(rx-lx if abs(rx-lx)>1 else 1)
     return np.maximum(row, level)
 
-# %% ../nbs/04_clip.ipynb #04-049
+# %% ../nbs/04_clip.ipynb #04-088
 def head_side(
     body, # [H,W] bool: the person
     landmarks, # [478,3] px
@@ -655,7 +661,7 @@ def head_side(
     above[:,shoulder] &= rows <= gap[shoulder]
     return above
 
-# %% ../nbs/04_clip.ipynb #04-050
+# %% ../nbs/04_clip.ipynb #04-089
 def parse_face(
     frame, # uint8 [H,W,3]
     landmarks, # [478,3] px
@@ -673,7 +679,7 @@ def parse_face(
     label[inside_mouth(landmarks, h, w)] = LABELS['mouth']
     return label
 
-# %% ../nbs/04_clip.ipynb #04-051
+# %% ../nbs/04_clip.ipynb #04-090
 def _largest(mask, landmarks):
     "The part of a mask that is connected with the face"
     import cv2
@@ -695,7 +701,7 @@ def inside_mouth(
     if opening < least*np.linalg.norm(landmarks[10,:2] - landmarks[152,:2]): return np.zeros((height,width), bool)
     return fill_polygon(landmarks[list(INNER_LIPS),:2], height, width) > 0.5
 
-# %% ../nbs/04_clip.ipynb #04-052
+# %% ../nbs/04_clip.ipynb #04-092
 def neck_area(
     frame, # uint8 [H,W,3]
     landmarks, # [478,3] px
@@ -723,7 +729,7 @@ def _lab(image):
     import cv2
     return cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2LAB).astype(np.float32)
 
-# %% ../nbs/04_clip.ipynb #04-054
+# %% ../nbs/04_clip.ipynb #04-099
 class Background:
     "Collects, for each pixel, the frame in which it is farthest from the person"
     def __init__(self, size): self.far, self.image = np.zeros((size,size), np.float32), np.zeros((size,size,3), np.uint8)
@@ -735,11 +741,11 @@ class Background:
         better = far > self.far
         self.far[better], self.image[better] = far[better], frame[better]
 
-    def filled(self, least=6):
+    def filled(self, least=10):
         "The plate [H,W,3], with what was never (or only at the person's edge) seen filled in smoothly"
         return fill_smoothly(self.image, self.far >= least*len(self.far)/512).clip(0, 255).astype(np.uint8)
 
-# %% ../nbs/04_clip.ipynb #04-055
+# %% ../nbs/04_clip.ipynb #04-100
 def fill_smoothly(
     image, # [H,W,3]
     weight, # [H,W] in [0,1]: 1 where the picture is known
@@ -747,13 +753,14 @@ def fill_smoothly(
     "Pull-push: the unknown takes the average of what is known around it, from the nearest scale that has any"
     import cv2
     image, weight = np.float32(image), np.float32(weight)
-    if min(image.shape[:2]) < 3: return image*weight[...,None] + (1-weight[...,None])*(image*weight[...,None]).sum((0,1))/max(weight.sum(), 1e-6)
+    w = weight[...,None]
+    if min(image.shape[:2]) < 3: return image*w + (1-w)*(image*w).sum((0,1))/max(w.sum(), 1e-6)
     small = cv2.pyrDown(weight)
-    coarse = fill_smoothly(cv2.pyrDown(image*weight[...,None])/np.maximum(small, 1e-6)[...,None], np.minimum(1, 2*small))
+    coarse = fill_smoothly(cv2.pyrDown(image*w)/np.maximum(small, 1e-6)[...,None], np.minimum(1, 2*small))
     wide = cv2.pyrUp(coarse, dstsize=image.shape[1::-1])
-    return wide + (image-wide)*weight[...,None]
+    return wide + (image-wide)*w
 
-# %% ../nbs/04_clip.ipynb #04-057
+# %% ../nbs/04_clip.ipynb #04-106
 def smooth(
     values, # [T,D]
 )->np.ndarray: # [T,D]
@@ -770,7 +777,7 @@ def upper_face(
     "The expression e: brows and blinks, smoothed"
     return smooth(blendshapes[:,[BLENDSHAPES.index(n) for n in EXPRESSION]]).clip(0, 1)
 
-# %% ../nbs/04_clip.ipynb #04-059
+# %% ../nbs/04_clip.ipynb #04-111
 def _write_json(path, value):
     tmp = path.with_name(f'.{path.name}.{os.getpid()}')
     tmp.write_text(json.dumps(value, indent=1))
@@ -782,7 +789,7 @@ def _save(path, array):
     np.save(tmp, array)
     os.replace(tmp, path)
 
-# %% ../nbs/04_clip.ipynb #04-060
+# %% ../nbs/04_clip.ipynb #04-112
 class Manifest:
     "What was done to a clip folder, step by step"
     def __init__(self, folder): self.path, self.data = Path(folder)/'manifest.json', None
@@ -818,7 +825,7 @@ class Manifest:
 
 def _plain(settings): return json.loads(json.dumps(settings, default=str))
 
-# %% ../nbs/04_clip.ipynb #04-061
+# %% ../nbs/04_clip.ipynb #04-113
 def _sha256(path):
     with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
@@ -840,7 +847,7 @@ def open_manifest(
     _write_json(m.path, m.data)
     return m
 
-# %% ../nbs/04_clip.ipynb #04-062
+# %% ../nbs/04_clip.ipynb #04-115
 class Clip:
     "A prepared clip: a folder, read lazily. Raises ClipError where it is missing, unfinished or of another version"
     def __init__(self, folder):
@@ -875,7 +882,7 @@ class Clip:
         if not path.is_file(): return None
         with np.load(path) as f: return dict(f)
 
-# %% ../nbs/04_clip.ipynb #04-063
+# %% ../nbs/04_clip.ipynb #04-116
 def _read_png(path):
     "uint8 [H,W] or [H,W,3], with OpenCV or else PyAV"
     try: import cv2
@@ -902,7 +909,7 @@ def _write_wav(path, samples, rate=16000):
         f.writeframes((samples.clip(-1, 1)*32767).round().astype('<i2').tobytes())
     os.replace(tmp, path)
 
-# %% ../nbs/04_clip.ipynb #04-064
+# %% ../nbs/04_clip.ipynb #04-117
 def _patch_to(cls):
     "Grow a class where its method is explained"
     def add(f):
@@ -916,7 +923,7 @@ def _indices(self, idx):
     if idx is None: return np.arange(self.n_frames)
     return np.atleast_1d(np.arange(self.n_frames)[np.asarray(idx) if not isinstance(idx, (int,slice)) else idx])
 
-# %% ../nbs/04_clip.ipynb #04-065
+# %% ../nbs/04_clip.ipynb #04-118
 @_patch_to(Clip)
 def frames(
     self,
@@ -933,7 +940,7 @@ def iter_frames(self):
     "All frames in order, one at a time"
     for k,image in _decode_at(self.dir/'frames.mp4', np.arange(self.n_frames), self.fps): yield image[:self.size,:self.size]
 
-# %% ../nbs/04_clip.ipynb #04-066
+# %% ../nbs/04_clip.ipynb #04-120
 def _decode_at(path, wanted, fps, gop=25):
     "(number, frame) of the wanted frames, ascending; key frames are jumped to"
     try: import av
@@ -963,7 +970,7 @@ def _decode_at_cv2(path, wanted):
         yield k, image[...,::-1]
     capture.release()
 
-# %% ../nbs/04_clip.ipynb #04-067
+# %% ../nbs/04_clip.ipynb #04-122
 @_patch_to(Clip)
 def labels(
     self,
@@ -993,7 +1000,7 @@ def split(
     n = self.n_frames - max(1, round(self.n_frames*test))
     return np.arange(n), np.arange(n, self.n_frames)
 
-# %% ../nbs/04_clip.ipynb #04-068
+# %% ../nbs/04_clip.ipynb #04-124
 @_patch_to(Clip)
 def mouth_opening(self)->np.ndarray: # [T] px
     "Height of the gap between the lips"
@@ -1023,7 +1030,7 @@ def head_box(
     hi = np.ceil((boxes[:,2:].max(0)/self.size + margin)*self.size/16).astype(int)*16
     return (*map(int, lo.clip(0)), *map(int, hi.clip(0, self.size)))
 
-# %% ../nbs/04_clip.ipynb #04-070
+# %% ../nbs/04_clip.ipynb #04-127
 def _grow(mask, n):
     "Dilate [H,W] bool by n px in each direction"
     out = mask
@@ -1068,7 +1075,10 @@ def _grow_neck(out, frame, head, label, box, tall):
     colour = np.pad(frame[below, x0+x].mean(0), ((4,4),(0,0)), mode='edge')
     colour = sum(colour[k:k+len(x)] for k in range(9))/9      # [n,3]
     rows = np.minimum(bottom[x] + edge - np.arange(tall+edge)[:,None], len(head)-1) # [tall,n]
-    r,c = np.nonzero((rows>=0) & (head[rows.clip(0), x] | (rows>bottom[x])))
+    side = np.minimum(np.arange(len(x)), np.arange(len(x))[::-1])/(0.15*len(x))
+    reach = edge + tall*side.clip(0.2, 1)                     # lower towards the sides: no horns beside the jaw
+    inside = (rows>=0) & (np.arange(len(rows))[:,None]<reach) & (head[rows.clip(0), x] | (rows>bottom[x]))
+    r,c = np.nonzero(inside)
     out[rows[r,c], x[c]] = colour[c]*(0.988**np.arange(len(rows)))[r,None]
 
 @_patch_to(Clip)
@@ -1082,7 +1092,7 @@ def backdrop(
     for i,(image,label) in enumerate(zip(out, self.labels(idx))): out[i] = remove_head(image, label, self.background)
     return out
 
-# %% ../nbs/04_clip.ipynb #04-072
+# %% ../nbs/04_clip.ipynb #04-130
 def _prefetch(items, n=16):
     "Produce items in a thread of their own"
     box, end = queue.Queue(n), object()
@@ -1115,7 +1125,7 @@ def _parallel(work, items, tools):
             if len(pending) > 2*len(tools): yield pending.popleft().result()
         while pending: yield pending.popleft().result()
 
-# %% ../nbs/04_clip.ipynb #04-073
+# %% ../nbs/04_clip.ipynb #04-131
 def _choose_shot(video, out, shot, progress):
     "The scan (kept in scan.npz) and the shot to take. Raises ClipError where there is none"
     path = out/'scan.npz'
@@ -1129,13 +1139,13 @@ def _choose_shot(video, out, shot, progress):
     shots = find_shots(scan)
     name = Path(video).name
     if not len(scan.faces): raise ClipError(f'{name}: no face is found in it; a face should fill at least a tenth of the picture')
-    if not shots: raise ClipError(f'{name}: no stretch of 2 s without a cut shows one face ({len(find_cuts(scan.change))} cuts); film one take')
+    if not shots: raise ClipError(f'{name}: no stretch of 2 s without a cut shows a face ({len(find_cuts(scan.change))} cuts)')
     if shot is not None and not -len(shots)<=shot<len(shots):
         raise ClipError(f'{name} has {len(shots)} shots (0 to {len(shots)-1}); there is no shot {shot}')
     k = int(np.argmax([s['end']-s['start'] for s in shots])) if shot is None else shot%len(shots)
     return scan, shots, k
 
-# %% ../nbs/04_clip.ipynb #04-074
+# %% ../nbs/04_clip.ipynb #04-132
 def _note(manifest, step, text):
     "Say what was chosen, now and in the manifest"
     manifest.data.setdefault('notes', []).append(dict(step=step, text=text))
@@ -1150,7 +1160,7 @@ def _describe(m, scan, shots, k, crop, size, repeats):
     if repeats>0.05: _note(m, 'frames', f'{repeats:.0%} of the frames in the file repeat the one before')
     if crop[2]<0.9*size: _note(m, 'frames', f'the square around the head is {crop[2]} px wide and is enlarged to {size} px')
 
-# %% ../nbs/04_clip.ipynb #04-075
+# %% ../nbs/04_clip.ipynb #04-133
 def _longest(found, gap=12):
     "(first, last) of the longest stretch in which the face is never missing for more than `gap` frames"
     seen = np.flatnonzero(found)
@@ -1170,10 +1180,11 @@ def _film(video, times, crop, size, out, shot, progress):
             got = _track(image, k, landmarker, near)
             if got: landmarks[k], shapes[k], found[k], near = got[0]*(size/fine), got[1], True, _centre(got[0])
             yield _cut(image, (0,0,fine), size)
-    with _landmarker(min(shot['faces'], 3)) as landmarker: write_video(out/'frames.mp4', passing(landmarker), crf=8, gop=25, synthetic=False)
+    with _landmarker(min(shot['faces'], 3)) as landmarker:
+        write_video(out/'frames.mp4', passing(landmarker), crf=8, gop=25, synthetic=False)
     return landmarks, shapes, found
 
-# %% ../nbs/04_clip.ipynb #04-076
+# %% ../nbs/04_clip.ipynb #04-134
 def _face_centre(shot, crop, side):
     "Where the face is, mostly, in the cropped picture (px of a square of this side)"
     x0,y0,x1,y1 = np.median(shot['boxes'][:,1:], 0)
@@ -1197,7 +1208,7 @@ def _frames_step(video, m, scan, shots, k, size, max_seconds, progress):
     for name,value in arrays.items(): _save(out/f'{name}.npy', value)
     m.data |= dict(n_frames=len(times), start=float(times[0]), video_start=float(scan.times[0]))
 
-# %% ../nbs/04_clip.ipynb #04-077
+# %% ../nbs/04_clip.ipynb #04-135
 def _labels_step(m, progress):
     "Label maps, the head's boxes and the background plate"
     import cv2
@@ -1229,7 +1240,23 @@ def _save_png(path, image):
     tmp.write_bytes(cv2.imencode('.png', image[...,::-1])[1].tobytes())
     os.replace(tmp, path)
 
-# %% ../nbs/04_clip.ipynb #04-078
+# %% ../nbs/04_clip.ipynb #04-138
+def lip_lag(
+    opening, # [T] px, mouth opening
+    wave, # [S] 16 kHz speech of the same stretch
+    most=15, # Largest lag looked for, frames
+)->tuple: # frames by which the lips come after the sound, how clear that is (best agreement over the next best; over 1.6 is clear)
+    "Lag at which mouth opening and loudness agree best"
+    n, hop = len(opening), 16000//FPS
+    level = lambda x: (x - np.convolve(np.pad(x, FPS//2, mode='edge'), np.ones(FPS)/FPS, 'valid'))/(x.std() + 1e-9)
+    loud = level(np.log(np.sqrt((wave[:n*hop].reshape(n, hop)**2).mean(1)) + 1e-3))
+    lips = level(np.asarray(opening, np.float64))
+    score = np.array([(loud[max(0,-k):n-max(0,k)]*lips[max(0,k):n-max(0,-k)]).mean() for k in range(-most, most+1)])
+    best = int(score.argmax())
+    others = np.delete(score, slice(max(0, best-2), best+3))
+    return best-most, float(score[best]/max(others.max(), 0.05))
+
+# %% ../nbs/04_clip.ipynb #04-142
 def _write_m4a(path, blocks, rate):
     "aac file of blocks [channels,n], complete or not at all"
     import av
@@ -1240,10 +1267,10 @@ def _write_m4a(path, blocks, rate):
         track.close()
     os.replace(tmp, path)
 
-def _sound_step(video, m, sound):
+def _sound_step(video, m, sound, offset):
     "speech.wav and sound.m4a in step with the frames; frames beyond the end of the sound are given up"
     out, d, source = m.path.parent, m.data, sound or video
-    n, start = len(np.load(out/'found.npy')), d['start'] - (d['video_start'] if sound else 0)
+    n, start = len(np.load(out/'found.npy')), d['start'] - (d['video_start'] if sound else 0) - offset
     wave = _mono(sound_between(source, start, n/FPS))
     missing = n/FPS - len(wave)/16000
     if missing > 1:
@@ -1253,11 +1280,20 @@ def _sound_step(video, m, sound):
     wave = np.pad(wave, (0, n*16000//FPS))[:n*16000//FPS]
     if abs(wave).max() < 1e-3: _note(m, 'sound', 'the sound of this clip is silent')
     _write_wav(out/'speech.wav', wave)
+    _say_lag(m, np.load(out/'landmarks.npy')[:n], wave)
     rate = _sound_blocks(source)[1]
     _write_m4a(out/'sound.m4a', sound_between(source, start, n/FPS, rate), rate)
     d['n_frames'] = n
 
-# %% ../nbs/04_clip.ipynb #04-079
+def _say_lag(m, landmarks, wave):
+    "Note a clear lag between lips and sound"
+    lag, clear = lip_lag(np.linalg.norm(landmarks[:,13,:2] - landmarks[:,14,:2], axis=-1), wave)
+    m.data['lip_lag'] = dict(frames=lag, clear=round(clear, 2))
+    if abs(lag)<3 or clear<1.6 or len(landmarks)<8*FPS: return
+    _note(m, 'sound', f'the lips seem to move {abs(lag)/FPS:.2f} s {"after" if lag>0 else "before"} the sound; '
+                      f'if so, prepare again with sound_offset={lag/FPS:.2f} (--sound-offset)')
+
+# %% ../nbs/04_clip.ipynb #04-143
 def prepare_clip(
     video, # Any video of a talking face
     out_dir, # Folder for the clip; an interrupted one is resumed
@@ -1266,6 +1302,7 @@ def prepare_clip(
     sound=None, # A file with the sound, where the video has none or a bad one
     max_seconds=None, # Use no more than this of the shot
     progress=True, # Show bars
+    sound_offset=0., # Move the sound later by this, seconds
 )->Clip:
     "Turn a talking video into a clip folder. Raises ClipError where the video cannot be used"
     video, out = Path(video), Path(out_dir)
@@ -1273,10 +1310,11 @@ def prepare_clip(
     if sound is None and not m.data['source']['sound']:
         raise ClipError(f'{video.name} has no sound; give one with sound=FILE (--sound FILE)')
     voice = dict(file=Path(sound).name, sha256=_sha256(_checked(sound))) if sound else dict(file=video.name)
+    voice |= dict(offset=sound_offset)
     scan, shots, k = _choose_shot(video, out, shot, progress)
     _step(m, 'frames', dict(shot=k, size=size, max_seconds=max_seconds),
           lambda: _frames_step(video, m, scan, shots, k, size, max_seconds, progress))
-    _step(m, 'sound', voice, lambda: _sound_step(video, m, sound))
+    _step(m, 'sound', voice, lambda: _sound_step(video, m, sound, sound_offset))
     _step(m, 'labels', {}, lambda: _labels_step(m, progress))
     return Clip(out)
 

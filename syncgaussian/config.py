@@ -43,8 +43,11 @@ class SyncGaussianConfig:
     sh_degree: int = 2                 # TalkingGaussian
     # -- motion fields (3.4)
     levels: int = 12                   # Tri-plane levels
-    attention_weight: float = 1e-4     # Keeps the speech attention off the eyes and the blink attention off the lips (TalkingGaussian)
+    attention_weight: float = 1e-3     # Keeps speech off the upper face and expression off the lower (ours; TalkingGaussian: lips and hair, 1e-4)
     motion_weight: float = 1e-5        # Small motions are preferred (TalkingGaussian)
+    speech_noise: float = 0.           # Noise added to the speech features while training, in standard deviations (ours)
+    lr_planes: float = 5e-3            # Learning rate of the tri-planes (TalkingGaussian), a frame a step
+    lr_networks: float = 5e-4          # ... of fields and encoder
     # -- schedule (3.5), in frames seen by each branch
     canonical_frames: int = 3_000      # Stage 1 (TalkingGaussian's warm-up)
     motion_frames: int = 57_000        # Stage 2: 60,000 together with stage 1

@@ -83,9 +83,9 @@ class TriPlaneHash(nn.Module):
     def read_planes(self, pairs):
         side = self.planes.shape[-1]
         at = pairs*(self.dense_scale*(2/(side-1))) + (1/(side-1) - 1) # node 0 is -1, the last node is 1
-        return F.grid_sample(self.planes, at.flatten(0,1)[:,None], align_corners=True).view(3, -1, pairs.shape[2])
+        return F.grid_sample(self.planes, at.flatten(0,1)[:,None], align_corners=True).view(3, len(self.dense_scale), pairs.shape[2])
 
-# %% ../nbs/08_deformation.ipynb #08-035
+# %% ../nbs/08_deformation.ipynb #08-036
 def mlp(
     *sizes,     # Widths, input first
 )->nn.Sequential:
@@ -93,7 +93,7 @@ def mlp(
     layers = [m for i,o in zip(sizes, sizes[1:]) for m in (nn.Linear(i, o, bias=False), nn.ReLU())]
     return nn.Sequential(*layers[:-1])
 
-# %% ../nbs/08_deformation.ipynb #08-036
+# %% ../nbs/08_deformation.ipynb #08-037
 class RegionAttention(nn.Module):
     "From a place: how much it listens to each channel of speech and of expression"
     def __init__(self,
@@ -103,14 +103,14 @@ class RegionAttention(nn.Module):
     ):
         super().__init__()
         self.audio = mlp(features, 32, audio_dim)
-        self.expression = nn.Sequential(mlp(features, 16, expression_dim), nn.ReLU())
+        self.expression = mlp(features, 16, expression_dim)
 
     def forward(self,
         f:Tensor, # Tri-plane features [N,features]
     )->tuple:     # Weights for speech [N,audio_dim] and for expression [N,expression_dim], the latter >= 0
-        return self.audio(f), self.expression(f)
+        return 1+self.audio(f), (1+self.expression(f)).relu()
 
-# %% ../nbs/08_deformation.ipynb #08-039
+# %% ../nbs/08_deformation.ipynb #08-041
 def conditioned_linear(
     weight:Tensor,         # Matrix of the layer [H,F+C]
     f:Tensor,              # What depends on the point [N,F]
@@ -123,7 +123,7 @@ def conditioned_linear(
     if attention is None: return still + (condition @ w_c.T)[:,None]
     return torch.baddbmm(still, attention.expand(len(condition), -1, -1), (w_c*condition[:,None]).mT)
 
-# %% ../nbs/08_deformation.ipynb #08-044
+# %% ../nbs/08_deformation.ipynb #08-046
 class Motion(NamedTuple):
     "What moves N Gaussians in B frames"
     d_means:Tensor        # [B,N,3], m
@@ -131,7 +131,7 @@ class Motion(NamedTuple):
     d_scales:Tensor=None  # [B,N,3], added to the logarithm
     attention:Tensor=None # [B,N,2]: how strongly a point listens to speech and to expression
 
-# %% ../nbs/08_deformation.ipynb #08-046
+# %% ../nbs/08_deformation.ipynb #08-048
 class FaceMotionField(nn.Module):
     "Speech and upper-face expression move, turn and stretch the Gaussians of the face (paper, Eq. 5)"
     def __init__(self,
@@ -148,6 +148,7 @@ class FaceMotionField(nn.Module):
         self.expression = mlp(self.coded, 16, self.coded)
         self.first = nn.Linear(3*levels+audio_dim+expression_dim, hidden, bias=False)
         self.rest = nn.Sequential(nn.ReLU(), mlp(hidden, hidden, 10))
+        nn.init.zeros_(self.rest[-1][-1].weight)
 
     def forward(self,
         means:Tensor, # Canonical means [N,3], m
@@ -161,7 +162,7 @@ class FaceMotionField(nn.Module):
         strength = torch.stack([heard.norm(dim=-1), seen.norm(dim=-1)], -1).float()
         return Motion(h[...,:3]*1e-2, h[...,3:7], h[...,7:], strength.expand(len(a), -1, -1))
 
-# %% ../nbs/08_deformation.ipynb #08-051
+# %% ../nbs/08_deformation.ipynb #08-053
 class MouthMotionField(nn.Module):
     "Speech moves the Gaussians inside the mouth, mostly up and down (paper 3.4)"
     def __init__(self,
@@ -173,6 +174,7 @@ class MouthMotionField(nn.Module):
         self.planes = TriPlaneHash(levels, base, finest, bound, log2_table)
         self.first = nn.Linear(3*levels+audio_dim, hidden, bias=False)
         self.rest = nn.Sequential(nn.ReLU(), mlp(hidden, hidden, 3))
+        nn.init.zeros_(self.rest[-1][-1].weight)
         self.register_buffer('reach', torch.tensor([2e-3, 1e-2, 2e-3]), persistent=False) # m a unit of output
 
     def forward(self,
@@ -182,7 +184,7 @@ class MouthMotionField(nn.Module):
         h = self.rest(conditioned_linear(self.first.weight, self.planes(means), a))
         return Motion(h.float()*self.reach)
 
-# %% ../nbs/08_deformation.ipynb #08-054
+# %% ../nbs/08_deformation.ipynb #08-056
 def deform(
     gaussians,          # Canonical `Gaussians`, N of them
     motion:Motion=None, # What a field answered for B frames; None: the canonical cloud, B=1
@@ -193,7 +195,7 @@ def deform(
     return (gaussians.means + motion.d_means, moved(gaussians.quats, motion.d_quats),
             moved(gaussians.log_scales, motion.d_scales).exp())
 
-# %% ../nbs/08_deformation.ipynb #08-072
+# %% ../nbs/08_deformation.ipynb #08-074
 def fuse(
     face:Rendering,  # The face: rgb [B,H,W,3] (alpha-weighted), alpha [B,H,W,1]
     mouth:Rendering, # The inside of the mouth, behind the face

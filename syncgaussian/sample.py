@@ -27,7 +27,7 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter1d
 
 import syncgaussian
 from .assets import fetch_asset
-from .clip import FACE_OVAL, FPS, detect_landmarks, load_sound, write_video
+from .clip import FACE_OVAL, FPS, _segmenter, detect_landmarks, load_sound, person_mask, write_video
 
 # %% ../nbs/04a_sample.ipynb #04-007
 SIZE = 256  # Frame width and height, px
@@ -122,7 +122,8 @@ def find_skin(
     n,r = len(image),len(image)/512
     red = cv2.GaussianBlur(cv2.cvtColor(image, cv2.COLOR_RGB2YCrCb)[:,:,1], (0,0), 1.5*r)
     y,x = np.mgrid[:n,:n]
-    near = (y<landmarks[152,1]+45*r) & (np.abs(x-landmarks[1,0])<150*r)
+    with _segmenter() as segmenter: near = person_mask(image, segmenter)>.3
+    near &= (y<landmarks[152,1]+45*r) & (np.abs(x-landmarks[1,0])<150*r)
     skin = cv2.morphologyEx(((red>134)&near).astype(np.uint8), cv2.MORPH_OPEN, disk(2*r))
     return largest(cv2.morphologyEx(largest(skin), cv2.MORPH_CLOSE, disk(6*r)))
 
@@ -371,7 +372,8 @@ def neck_layer(
     "The neck, continued upward under the chin; it follows the head at the top and the shoulders at the collar"
     n,r = len(alpha),len(alpha)/512
     y = np.arange(n, dtype=np.float32)[:,None] + .5
-    under = cv2.erode((alpha>.9).astype(np.uint8), disk(3*r))*(y>jaw-24*r).astype(np.float32)
+    solid = (alpha>.9).astype(np.uint8)
+    under = np.where(y>jaw-8*r, cv2.erode(solid, disk(2*r)), cv2.erode(solid, disk(5*r))*(y>jaw-24*r)).astype(np.float32)
     hidden = y<jaw+3*r
     colour = np.where(hidden[...,None], cv2.GaussianBlur(spread(colour, hidden), (0,0), 2*r), colour)
     alpha = np.where(y>jaw, alpha, cv2.GaussianBlur(under, (0,0), .8*r))
@@ -790,14 +792,15 @@ def mouth_track(
     fine=8,          # Samples a frame
 )->np.ndarray:       # [T,4]: opening mm, roundness, wider mm, upper lip mm
     "From phones to the four numbers of a mouth, frame by frame"
-    t = (np.arange(n_frames*fine)+.5)/(FPS*fine)
+    n = max(n_frames, len(wave)*FPS//16000)
+    t = (np.arange(n*fine)+.5)/(FPS*fine)
     track = np.zeros((len(t),4))
     for phone,a,b in phones: track[(t>=a-.01)&(t<b+.005)] = viseme_of(phone)
     track = gaussian_filter1d(track, .028*FPS*fine, axis=0)
     gate = seal_lips(phones, t)
     track[:,0] *= gate*(.75+.25*loudness(wave, t))
     track[:,3] *= gate
-    return track.reshape(n_frames, fine, 4)[:,fine//2-1:fine//2+1].mean(1)
+    return track.reshape(n, fine, 4)[:n_frames,fine//2-1:fine//2+1].mean(1)
 
 # %% ../nbs/04a_sample.ipynb #04-105
 def head_motion(
@@ -805,12 +808,12 @@ def head_motion(
     seed=0,
 )->np.ndarray:    # [T,6]: yaw, pitch, roll in degrees; x, y, z in metres
     "Slow seeded swaying: at most 10, 5 and 4 degrees and 15 mm"
-    rng,t = np.random.default_rng(seed), np.arange(n_frames)/FPS
+    rng,t = np.random.default_rng(seed), np.arange(max(n_frames, 300))/FPS
     def sway():
         f,phase = np.sort(rng.uniform(.08, .65, 5)), rng.random(5)
         y = (np.sin(2*np.pi*(f*t[:,None]+phase))/(1+3*f)).sum(1)
         return (y-y.mean())/max(np.abs(y-y.mean()).max(), 1e-9)
-    return np.stack([limit*sway() for limit in (10, 5, 4, .012, .005, .015)], 1)
+    return np.stack([limit*sway() for limit in (10, 5, 4, .012, .005, .015)], 1)[:n_frames]
 
 def blink_track(
     n_frames:int,              # T

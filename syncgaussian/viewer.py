@@ -70,7 +70,7 @@ def image_grid(
     SmallCanvas(fig)
     return fig
 
-# %% ../nbs/03_viewer.ipynb #03-020
+# %% ../nbs/03_viewer.ipynb #03-021
 def front_camera(
     means:Tensor, # Means [N,3], metres
     size=256,     # Width and height of the picture, pixels
@@ -83,7 +83,7 @@ def front_camera(
     K = torch.tensor([[2.*size,0,size/2],[0,2.*size,size/2],[0,0,1]])
     return Camera(viewmat[None], K[None], size, size)
 
-# %% ../nbs/03_viewer.ipynb #03-022
+# %% ../nbs/03_viewer.ipynb #03-023
 def orbit(
     camera:Camera, # One camera [1,4,4]
     target:Tensor, # The point to turn about [3], metres
@@ -100,7 +100,7 @@ def orbit(
     view[:3,3] = middle - view[:3,:3] @ target
     return camera._replace(viewmats=view[None])
 
-# %% ../nbs/03_viewer.ipynb #03-028
+# %% ../nbs/03_viewer.ipynb #03-029
 @torch.no_grad()
 def still_picture(
     layers:dict,   # Name -> Gaussians, the front layer first
@@ -114,7 +114,7 @@ def still_picture(
         rgb, alpha = rgb + c[0]*(1-alpha), alpha + a[0]*(1-alpha)
     return rgb, alpha
 
-# %% ../nbs/03_viewer.ipynb #03-032
+# %% ../nbs/03_viewer.ipynb #03-033
 def half_bytes(x:Tensor)->bytes: return x.detach().cpu().numpy().astype('<f2').tobytes()
 
 def pack_gaussians(
@@ -129,7 +129,7 @@ def pack_gaussians(
     return dict(means=g.means.detach().cpu().numpy().astype('<f4').tobytes(), quats=half_bytes(quats), scales=half_bytes(g.scales),
                 colors=half_bytes(colors), attention=b'' if attention is None else to_uint8(attention).tobytes())
 
-# %% ../nbs/03_viewer.ipynb #03-037
+# %% ../nbs/03_viewer.ipynb #03-038
 class Playback(NamedTuple):
     "T frames of N moving Gaussians, quantised"
     means:np.ndarray         # Steps within the box [T,N,3] uint16
@@ -148,7 +148,7 @@ class Playback(NamedTuple):
         part = slice(k*self.chunk, (k+1)*self.chunk)
         return [np.ascontiguousarray(o[part]).tobytes() for o in (self.means, self.quats, self.scales)]
 
-# %% ../nbs/03_viewer.ipynb #03-038
+# %% ../nbs/03_viewer.ipynb #03-039
 def playback_frames(
     motion,        # (means [T,N,3], quats [T,N,4] or [N,4], scales [T,N,3] or [N,3]), or name -> such a triple, in the order of the layers
     fps=25.,       # Frames a second
@@ -166,7 +166,7 @@ def playback_frames(
     quats = quats/np.linalg.norm(quats, axis=-1, keepdims=True).clip(1e-9)
     return Playback(steps, quats.astype('<f2'), scales.astype('<f2'), lo, hi, float(fps), None if viewmats is None else array(viewmats))
 
-# %% ../nbs/03_viewer.ipynb #03-042
+# %% ../nbs/03_viewer.ipynb #03-043
 def largest_displacement(
     motion:Playback,  # Frames of N Gaussians
     means:np.ndarray, # Where they rest [N,3]
@@ -175,7 +175,7 @@ def largest_displacement(
     some = range(0, len(motion.means), max(1, len(motion.means)//20))
     return float(max(np.linalg.norm(motion.decode(i)-means, axis=-1).max() for i in some))
 
-# %% ../nbs/03_viewer.ipynb #03-043
+# %% ../nbs/03_viewer.ipynb #03-044
 def cloud_message(
     layers:dict,          # Name -> Gaussians, the front layer first
     camera:Camera,        # The base camera [1,4,4]
@@ -197,7 +197,7 @@ def cloud_message(
                               far=max(largest_displacement(motion, means), 1e-6))
     return head, buffers + [b'' if motion is None or motion.viewmats is None else motion.viewmats.astype('<f4').tobytes()]
 
-# %% ../nbs/03_viewer.ipynb #03-047
+# %% ../nbs/03_viewer.ipynb #03-048
 def wav_bytes(
     wave,       # Sound [S] float in [-1,1]
     rate=16000, # Samples a second
@@ -210,7 +210,7 @@ def wav_bytes(
         f.writeframes((np.nan_to_num(wave).clip(-1, 1)*32767).astype('<i2').tobytes())
     return file.getvalue()
 
-# %% ../nbs/03_viewer.ipynb #03-048
+# %% ../nbs/03_viewer.ipynb #03-049
 def wave_peaks(
     wave,  # Sound [S] float in [-1,1]
     n=600, # Columns to draw
@@ -222,10 +222,12 @@ def wave_peaks(
     peaks = np.stack([np.minimum.reduceat(wave, cuts), np.maximum.reduceat(wave, cuts)], -1)
     return to_uint8(peaks/2/max(abs(peaks).max(), 1e-3)+.5).tobytes()
 
-# %% ../nbs/03_viewer.ipynb #03-053
+# %% ../nbs/03_viewer.ipynb #03-054
 class StillWidget(anywidget.AnyWidget):
     "A widget that also shows itself where nothing can run"
     still = tr.Bytes(b'').tag(sync=True)
+
+    def __repr__(self): return f'{type(self).__name__}()'
 
     def _repr_mimebundle_(self, **kwargs):
         bundle, metadata = super()._repr_mimebundle_(**kwargs)
@@ -244,10 +246,10 @@ class StillWidget(anywidget.AnyWidget):
         if message['kind']=='frames' and message['token']==self.token:
             self.send(message, self.chunk_bytes(message['chunk']))
 
-# %% ../nbs/03_viewer.ipynb #03-054
+# %% ../nbs/03_viewer.ipynb #03-055
 STATIC = Path(syncgaussian.__file__).parent/'static'
 
-# %% ../nbs/03_viewer.ipynb #03-057
+# %% ../nbs/03_viewer.ipynb #03-058
 class SplatViewer(StillWidget):
     "Turn, recolour and play Gaussians in the browser (WebGL2)"
     _esm, _css = STATIC/'splat_viewer.js', STATIC/'widgets.css'
@@ -273,7 +275,7 @@ class SplatViewer(StillWidget):
         super().__init__(**kwargs)
         self.show(gaussians, camera, attention, motion, sound)
 
-# %% ../nbs/03_viewer.ipynb #03-059
+# %% ../nbs/03_viewer.ipynb #03-060
 @patch
 def show(self:SplatViewer, gaussians, camera:Camera=None, attention=None, motion:Playback=None, sound=None):
     "Replace the cloud; arguments as in the constructor"
@@ -289,27 +291,29 @@ def show(self:SplatViewer, gaussians, camera:Camera=None, attention=None, motion
     self.still = self.picture()
     self.send_all()
 
-# %% ../nbs/03_viewer.ipynb #03-060
+# %% ../nbs/03_viewer.ipynb #03-061
 @patch
 def picture(self:SplatViewer):
     "A PNG of the present view, drawn by the rasteriser"
     view = orbit(self.camera.to('cpu'), self.target, self.yaw, self.pitch, self.zoom)
     view = view.scale(min(1, 256/view.height))
     shown = {k:g for k,g in self.layers.items() if k not in self.hidden}
-    return png_bytes(still_picture(shown, view)[0]) if shown else b''
+    if not shown: return b''
+    rgb, alpha = still_picture(shown, view)
+    return png_bytes(rgb + .93*(1-alpha))
 
-# %% ../nbs/03_viewer.ipynb #03-061
+# %% ../nbs/03_viewer.ipynb #03-062
 @patch
 def send_all(self:SplatViewer):
     "Send the cloud, the head of the motion and the sound to every open view"
     head, buffers = cloud_message(self.layers, self.camera, self.target, self.attention, self.motion)
     self.send(dict(head, kind='cloud', token=self.token), [*buffers, b'' if self.sound is None else wav_bytes(*self.sound)])
 
-# %% ../nbs/03_viewer.ipynb #03-062
+# %% ../nbs/03_viewer.ipynb #03-063
 @patch
 def chunk_bytes(self:SplatViewer, k): return self.motion.chunk_bytes(k)
 
-# %% ../nbs/03_viewer.ipynb #03-071
+# %% ../nbs/03_viewer.ipynb #03-074
 def jpeg_bytes(
     image,      # Picture [H,W,3] or [H,W]
     quality=90, # 1 to 95
@@ -319,7 +323,7 @@ def jpeg_bytes(
     Image.fromarray(to_uint8(image)).convert('RGB').save(file, 'jpeg', quality=quality)
     return file.getvalue()
 
-# %% ../nbs/03_viewer.ipynb #03-072
+# %% ../nbs/03_viewer.ipynb #03-075
 def wipe_pictures(
     a,     # Picture [H,W,3] left of the wipe
     b,     # Picture [H,W,3] right of it
@@ -331,7 +335,7 @@ def wipe_pictures(
     a[:,x:] = b[:,x:]
     return a
 
-# %% ../nbs/03_viewer.ipynb #03-073
+# %% ../nbs/03_viewer.ipynb #03-076
 class FramePlayer(StillWidget):
     "Play frames with their sound, wipe between two films, and look closer"
     _esm, _css = STATIC/'frame_player.js', STATIC/'widgets.css'
@@ -356,7 +360,7 @@ class FramePlayer(StillWidget):
         super().__init__(**kwargs)
         self.show(frames, other, sound, fps, names, labels)
 
-# %% ../nbs/03_viewer.ipynb #03-074
+# %% ../nbs/03_viewer.ipynb #03-077
 @patch
 def show(self:FramePlayer, frames, other=None, sound=None, fps=25., names=('A','B'), labels=()):
     "Replace the films; arguments as in the constructor"
@@ -372,7 +376,7 @@ def show(self:FramePlayer, frames, other=None, sound=None, fps=25., names=('A','
     self.still = png_bytes(picture)
     self.send_all()
 
-# %% ../nbs/03_viewer.ipynb #03-075
+# %% ../nbs/03_viewer.ipynb #03-078
 @patch
 def send_all(self:FramePlayer):
     "Send the head of the film and its sound to every open view"
@@ -382,7 +386,7 @@ def send_all(self:FramePlayer):
                 names=list(self.names), labels=[[str(t), float(a), float(b)] for t,a,b in self.labels], seconds=seconds)
     self.send(head, [b'' if self.sound is None else wav_bytes(*self.sound)])
 
-# %% ../nbs/03_viewer.ipynb #03-076
+# %% ../nbs/03_viewer.ipynb #03-079
 @patch
 def chunk_bytes(self:FramePlayer, k):
     "JPEG files of frames k*chunk to (k+1)*chunk: A, or A and B in turn"

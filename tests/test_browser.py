@@ -56,6 +56,7 @@ def lab(tmp_path_factory):
     for path in (ROOT/'nbs').glob('*.ipynb'): shutil.copy(path, pages)
     if (ROOT/'data_samples').exists(): (home/'data_samples').symlink_to(ROOT/'data_samples')
     (pages/'widgets.ipynb').write_text(notebook(RELIEF, WIDGETS))
+    (pages/'bare.ipynb').write_text(notebook(RELIEF, WIDGETS))
     (pages/'speed.ipynb').write_text(notebook(RELIEF, SPEED))
     for name,text in SETTINGS.items():
         (home/'settings/@jupyterlab'/name).parent.mkdir(parents=True, exist_ok=True)
@@ -74,7 +75,7 @@ def lab(tmp_path_factory):
             try: urllib.request.urlopen(f'{address}/api/status?token={token}', timeout=2); break
             except OSError: time.sleep(.5)
         else: raise RuntimeError('JupyterLab did not start: '+(home/'lab.log').read_text()[-2000:])
-        page = lambda name: f'{address}/lab/tree/{name}?token={token}'
+        page = lambda name: f'{address}/lab/workspaces/{Path(name).stem}/tree/{name}?token={token}'
         page.pages = pages
         yield page
     finally:
@@ -274,31 +275,30 @@ def test_mouse_keys_and_fingers_turn_the_head(splat):
     canvas.dblclick(); splat.settle()
     assert differ(splat.pixels(), front) < 1e-6
 
-def in_step(tab, css):
-    "Play a second, then return frame numbers and times of the sound, taken together"
-    tab.page.locator(f'{css} .sg-play').click()
-    seen = []
-    for _ in range(12):
-        tab.settle(120)
-        o = tab.state(css)
-        seen.append((o['frame'], o['sound'], o['playing']))
-    tab.page.locator(f'{css} .sg-play').click(); tab.settle()
-    return np.array([o[:2] for o in seen if o[2]])
-
 @pytest.mark.parametrize('css', ['.sg-splat','.sg-player'])
 def test_playing_keeps_step_with_the_sound(splat, css):
+    "Each picture is the one that belongs to the sound heard when it is drawn; a slow machine drops pictures"
     splat.widget(css)
-    frames, sound = in_step(splat, css).T
+    splat.kernel('viewer.frame = player.frame = 0')
+    seen, play = [], splat.page.locator(f'{css} .sg-play')
+    play.click()
+    for _ in range(100):
+        splat.settle(100)
+        seen.append(splat.state(css))
+        if not seen[-1]['playing']: break
+    frames, heard = np.array([(o['frame'], o['heard']) for o in seen if o['playing'] and o['heard']>0]).T
     print(css, frames.astype(int).tolist())
-    assert frames.max()-frames.min() > 8 and sound.max() > .4
-    assert np.abs(frames-sound*25).max() < 5 and np.median(np.abs(frames-sound*25)) < 2.5
-    splat.shot('playing'+css)
+    assert len(np.unique(frames)) > 4 and frames.max() > 25
+    assert np.abs(frames+.5-heard*25).max() < 2
+    assert seen[-1]['frame']==49 and play.get_attribute('aria-label')=='Play'
+    splat.shot('played'+css)
 
 def test_two_films_wiped_and_cropped(splat):
     splat.widget('.sg-player')
     splat.kernel('player.frame, player.wipe = 3, .5')
+    splat.page.wait_for_function("document.querySelector('.sg-player').sg.state.drawn == 3")
     half = splat.pixels('.sg-player')
-    assert half[20:,:100,0].mean() > .7 and half[20:,-100:,2].mean() > .7
+    assert half[20:,:100,0].mean() > .65 and half[20:,-100:,2].mean() > .65
     splat.slide(splat.page.locator('.sg-player [aria-label="Wipe between A and B"]'), .05)
     assert differ(splat.pixels('.sg-player'), half) > .05
     canvas = splat.page.locator('.sg-player .sg-stage canvas')
@@ -364,26 +364,31 @@ def test_notebook_03(lab, browser):
 
 def test_without_webgl2(lab, browser):
     hide = "const get = HTMLCanvasElement.prototype.getContext; HTMLCanvasElement.prototype.getContext = function(kind, ...o) { return kind == 'webgl2' ? null : get.call(this, kind, ...o) }"
-    tab = Tab(browser, lab('widgets.ipynb'), hide)
+    tab = Tab(browser, lab('bare.ipynb'), hide)
     tab.run_all()
     node = tab.widget(drawn=False)
     tab.settle(1000)
     assert 'does not offer WebGL2' in node.inner_text() and node.locator('canvas').is_hidden()
-    assert node.locator('.sg-still').evaluate('o => o.naturalWidth') > 100
+    assert min(node.locator('.sg-still').bounding_box()[o] for o in ('width','height')) > 200
     tab.shot('no-webgl2')
     tab.close()
 
 @pytest.mark.skipif(not os.environ.get('SYNCGAUSSIAN_SPEED'), reason='a measurement: set SYNCGAUSSIAN_SPEED=1')
 def test_speed(lab, browser):
     "Milliseconds for a turning frame, sorting and reading one pixel back included"
+    import psutil
+    def spent():
+        "Seconds of processor that the browser has used, all its processes together"
+        return sum(sum(o.cpu_times()[:2]) for o in psutil.Process().children(recursive=True) if 'chrom' in o.name())
     tab = Tab(browser, lab('speed.ipynb'))
     tab.run_all(); tab.widget()
     for name in ('small', 'large'):
         tab.kernel(f'viewer.show({name}, camera)'); tab.settle(3000)
         for size in (256, 512):
-            tab.kernel(f'viewer.size = {size}'); tab.settle(1000)
-            got = [tab.page.evaluate("n => document.querySelector('.sg-splat').sg.bench(n)", 10) for _ in range(2)][-1]
-            print(f"{name} {size} px: {got['ms']:.0f} ms a frame, {1000/got['ms']:.1f} a second; sort and submit {got['submit']:.1f} ms")
+            tab.kernel(f'viewer.size = {size}'); tab.settle(2000)
+            before = spent()
+            got = tab.page.evaluate("n => document.querySelector('.sg-splat').sg.bench(n)", 20)
+            print(f"{name} {size} px: {got['ms']:.0f} ms a frame ({1000*(spent()-before)/20:.0f} ms of processor), sort and submit {got['submit']:.1f} ms, load {os.getloadavg()[0]:.1f}")
     tab.close()
 
 @pytest.fixture(autouse=True)

@@ -224,6 +224,12 @@ def test_file_that_breaks_off(tmp_path, images, wave):
     with warnings.catch_warnings(record=True): c = prepare_clip(path, tmp_path/'c', size=64, progress=False)
     assert 50 <= c.n_frames < 80 and len(c.frames())==c.n_frames
 
+def test_lag_of_lips_is_measured_and_sound_shifts(prepared, good, tmp_path, monkeypatch):
+    c = prepare_clip(good[0], tmp_path/'c', size=64, sound_offset=0.2, progress=False)
+    assert not c.wave[:3100].any() and np.corrcoef(c.wave[3200:], prepared.wave[:-3200])[0,1] > 0.99
+    a, b = prepared.manifest['lip_lag']['frames'], c.manifest['lip_lag']['frames']
+    assert a in range(-15, 16) and b in range(-15, 16)
+
 # ---- the folder
 
 def test_clip_reads_what_was_prepared(prepared, images):

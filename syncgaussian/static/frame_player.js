@@ -53,7 +53,7 @@ function render({model, el}) {
   }
   showStill(); watch('change:still', showStill)
 
-  let film = null, frame = 0, playing = false, started = 0, closed = false, dirty = false, drawn = -1
+  let film = null, frame = 0, playing = false, started = 0, closed = false, dirty = false, drawn = -1, heard = 0
   const chunks = new Map(), asked = new Set()  // chunk -> [[picture A, picture B], ...]
   const touch = () => { if (!dirty && !closed) { dirty = true; requestAnimationFrame(draw) } }
   const chunkOf = i => Math.floor(i/film.chunk)
@@ -74,7 +74,8 @@ function render({model, el}) {
     if (!keep) { started = performance.now()-1000*frame/film.fps; if (sound.src) sound.currentTime = Math.max(0, (frame+get('offset')+.01)/film.fps) }
     const at = clock(frame/film.fps)
     scrub.value = frame; scrub.setAttribute('aria-valuetext', at); wave.setAttribute('aria-valuenow', frame); wave.setAttribute('aria-valuetext', at)
-    time.textContent = `${at} / ${clock(film.frames/film.fps)}`
+    const moment = (frame+.5+get('offset'))/film.fps, said = film.labels.find(o => o[1] <= moment && moment < o[2])
+    time.textContent = `${said ? `[${said[0]}] ` : ''}${at} / ${clock(film.frames/film.fps)}`
     setSoon({frame}); touch()
   }
   async function toggle() {
@@ -110,6 +111,7 @@ function render({model, el}) {
     dirty = false
     if (closed || !film) return
     if (playing) advance()
+    heard = sound.currentTime
     drawWave()
     const pair = pictureAt(frame)
     if (!pair) { if (playing) touch(); return }
@@ -149,8 +151,10 @@ function render({model, el}) {
       context.fillRect(at, top, Math.max(x(film.seconds/n)-.3, .7), Math.max(y(peaks.getUint8(2*i))-top, 1))
     }
     context.fillStyle = style.getPropertyValue('--sg-ink'); context.font = `${10*sharp}px sans-serif`; context.textAlign = 'center'
+    let free = 0
     for (const [text, start, end] of film.labels) {
-      context.fillText(text, x((start+end)/2-shift), H-3*sharp)
+      const middle = x((start+end)/2-shift), half = context.measureText(text).width/2
+      if (middle-half >= free) { context.fillText(text, middle, H-3*sharp); free = middle+half+2*sharp }
       line(context, style.getPropertyValue('--sg-line'), 1, [x(start-shift), H-foot], [x(start-shift), H])
     }
     const now = x(frame/film.fps)
@@ -229,16 +233,18 @@ function render({model, el}) {
   watch('msg:custom', onMessage)
   const watcher = new ResizeObserver(touch)
   watcher.observe(root)
+  const theme = new MutationObserver(() => setTimeout(touch, 500))
+  theme.observe(document.body, {attributes: true, attributeFilter: ['data-jp-theme-name']})
 
   // for tests
   root.sg = {
-    pixels() { const {width, height} = canvas; return {width, height, data: canvas.getContext('2d').getImageData(0, 0, width, height).data} },
-    get state() { return {frame, drawn, playing, sound: sound.currentTime, wipe: get('wipe')} },
+    pixels() { draw(); const {width, height} = canvas; return {width, height, data: canvas.getContext('2d').getImageData(0, 0, width, height).data} },
+    get state() { return {frame, drawn, playing, heard, wipe: get('wipe')} },
   }
 
   model.send({kind: 'hello'})
   return () => {
-    closed = true; clearTimeout(late); sound.pause(); watcher.disconnect(); undo.forEach(f => f()); forget()
+    closed = true; clearTimeout(late); sound.pause(); watcher.disconnect(); theme.disconnect(); undo.forEach(f => f()); forget()
     URL.revokeObjectURL(stillUrl); URL.revokeObjectURL(soundUrl)
   }
 }

@@ -3,6 +3,7 @@
 // binary messages that this view asks for, so a saved notebook never holds it.
 
 const WIDTH = 1024          // texels in a row of the data textures
+const BATCH = 512          // squares in an instance: many small instances are slow everywhere
 const KEEP = 256 << 20      // bytes of motion kept in the browser
 const MODES = ['splats', 'points', 'ellipsoids']
 const COLORS = ['rgb', 'opacity', 'depth', 'attention', 'displacement']
@@ -20,8 +21,7 @@ uniform mat3 uR; uniform vec3 uT;
 uniform float uGrow, uFade, uFar;   // size factor, opacity factor, displacement that is drawn brightest [m]
 uniform vec2 uDepths;               // nearest, farthest [m]
 uniform int uMode, uPaint;
-layout(location=0) in vec2 aCorner;
-layout(location=1) in uint aIndex;
+uniform highp usampler2D uOrder; uniform int uCount;
 out vec2 vSigma; flat out vec4 vColor; flat out mat3 vInverse; flat out vec3 vCenter;
 
 vec3 viridis(float t) {
@@ -39,7 +39,11 @@ vec3 paint(vec3 rgb, float o, float z, ivec2 at, vec3 p) {
 }
 void main() {
   gl_Position = vec4(0., 0., 2., 1.);
-  ivec2 at = ivec2(int(aIndex)%${WIDTH}, int(aIndex)/${WIDTH});
+  int slot = gl_InstanceID*${BATCH}+gl_VertexID/4;
+  if (slot >= uCount) return;
+  int id = int(texelFetch(uOrder, ivec2(slot%${WIDTH}, slot/${WIDTH}), 0).r);
+  ivec2 at = ivec2(id%${WIDTH}, id/${WIDTH});
+  vec2 corner = vec2(gl_VertexID&1, (gl_VertexID>>1)&1)*2.-1.;
   vec3 p = texelFetch(uMeans, at, 0).xyz;
   vec4 q = normalize(texelFetch(uQuats, at, 0));
   vec3 s = texelFetch(uScales, at, 0).xyz*uGrow;
@@ -61,7 +65,7 @@ void main() {
   float reach = sqrt(2.*log(255.*o));
   if (uMode == 1) { sd = vec2(max(1., 1.6*uGrow*uSize.y/512.)); reach = 1.; }
   if (uMode == 2) { reach = 1.1*uReach; sd += 1.; }
-  vSigma = aCorner*reach;
+  vSigma = corner*reach;
   vColor = vec4(paint(c.rgb, o, t.z, at, p), o);
   vCenter = t;
   vec3 inv = 1./(max(s, 2e-5)*uReach);
@@ -159,16 +163,14 @@ function makePainter(gl) {
   }
   const splat = link(SPLAT), solid = link(SOLID)
   const vao = gl.createVertexArray(); gl.bindVertexArray(vao)
-  const corners = gl.createBuffer(), indices = gl.createBuffer()
-  gl.bindBuffer(gl.ARRAY_BUFFER, corners)
-  gl.bufferData(gl.ARRAY_BUFFER, new Float32Array([-1, -1, 1, -1, -1, 1, 1, 1]), gl.STATIC_DRAW)
-  gl.enableVertexAttribArray(0); gl.vertexAttribPointer(0, 2, gl.FLOAT, false, 0, 0)
-  gl.bindBuffer(gl.ARRAY_BUFFER, indices)
-  gl.enableVertexAttribArray(1); gl.vertexAttribIPointer(1, 1, gl.UNSIGNED_INT, 0, 0); gl.vertexAttribDivisor(1, 1)
-  const names = ['uMeans', 'uQuats', 'uScales', 'uColors', 'uRest', 'uAttention']
+  const squares = new Uint16Array(6*BATCH)
+  for (let i=0; i<BATCH; i++) squares.set([0, 1, 2, 2, 1, 3].map(o => 4*i+o), 6*i)
+  gl.bindBuffer(gl.ELEMENT_ARRAY_BUFFER, gl.createBuffer()); gl.bufferData(gl.ELEMENT_ARRAY_BUFFER, squares, gl.STATIC_DRAW)
+  const names = ['uMeans', 'uQuats', 'uScales', 'uColors', 'uRest', 'uAttention', 'uOrder']
   const textures = names.map(() => gl.createTexture())
   const formats = {means: [gl.RGBA32F, gl.RGBA, gl.FLOAT, 4], quats: [gl.RGBA16F, gl.RGBA, gl.HALF_FLOAT, 4], scales: [gl.RGB16F, gl.RGB, gl.HALF_FLOAT, 3],
-                   colors: [gl.RGBA16F, gl.RGBA, gl.HALF_FLOAT, 4], attention: [gl.RG8, gl.RG, gl.UNSIGNED_BYTE, 2]}
+                   colors: [gl.RGBA16F, gl.RGBA, gl.HALF_FLOAT, 4], attention: [gl.RG8, gl.RG, gl.UNSIGNED_BYTE, 2],
+                   order: [gl.R32UI, gl.RED_INTEGER, gl.UNSIGNED_INT, 1]}
   formats.rest = formats.means
   gl.pixelStorei(gl.UNPACK_ALIGNMENT, 1)
 
@@ -181,7 +183,7 @@ function makePainter(gl) {
     gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_MIN_FILTER, gl.NEAREST); gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_MAG_FILTER, gl.NEAREST)
     gl.texImage2D(gl.TEXTURE_2D, 0, internal, WIDTH, rows, 0, format, type, padded)
   }
-  function paint(order, count, pose, look) {
+  function paint(count, pose, look) {
     const mode = MODES.indexOf(look.mode), {program, at} = mode ? solid : splat, [fx, fy, cx, cy] = look.K
     gl.viewport(0, 0, look.width, look.height)
     gl.clearColor(0, 0, 0, 0); gl.clearDepth(1); gl.depthMask(true); gl.clear(gl.COLOR_BUFFER_BIT | gl.DEPTH_BUFFER_BIT)
@@ -191,10 +193,10 @@ function makePainter(gl) {
     gl.uniform4f(at('uK'), fx, fy, cx, cy); gl.uniform2f(at('uSize'), look.width, look.height); gl.uniform1f(at('uReach'), 1.5)
     gl.uniform1f(at('uGrow'), look.grow); gl.uniform1f(at('uFade'), look.fade); gl.uniform1f(at('uFar'), look.far)
     gl.uniform2fv(at('uDepths'), look.depths); gl.uniform1i(at('uMode'), mode); gl.uniform1i(at('uPaint'), COLORS.indexOf(look.color))
-    gl.bindBuffer(gl.ARRAY_BUFFER, indices); gl.bufferData(gl.ARRAY_BUFFER, order.subarray(0, count), gl.DYNAMIC_DRAW)
+    gl.uniform1i(at('uCount'), count)
     if (mode) { gl.disable(gl.BLEND); gl.enable(gl.DEPTH_TEST) }
     else { gl.disable(gl.DEPTH_TEST); gl.enable(gl.BLEND); gl.blendFunc(gl.ONE, gl.ONE_MINUS_SRC_ALPHA) }
-    gl.drawArraysInstanced(gl.TRIANGLE_STRIP, 0, 4, count)
+    gl.drawElementsInstanced(gl.TRIANGLES, 6*BATCH, gl.UNSIGNED_SHORT, 0, Math.ceil(count/BATCH))
   }
   return {load, paint}
 }
@@ -241,7 +243,7 @@ function render({model, el}) {
   // state of this view
   let painter = makePainter(gl), cloud = null, means = null, order = new Uint32Array(0), count = 0
   let pose = {yaw: get('yaw'), pitch: get('pitch'), zoom: get('zoom')}
-  let dirty = false, resort = true, shownFrame = -1, rate = 0, last = 0, closed = false
+  let dirty = false, resort = true, shownFrame = -1, heard = 0, rate = 0, last = 0, closed = false
   const touch = (sort = false) => { resort ||= sort; if (!dirty && !closed) { dirty = true; requestAnimationFrame(draw) } }
 
   // -------- controls
@@ -393,7 +395,7 @@ function render({model, el}) {
   }
   watch('change:size', () => { if (cloud) { resize(); touch() } })
   function upload() {
-    means = cloud.rest.slice(); order = new Uint32Array(cloud.n); shownFrame = -1
+    means = cloud.rest.slice(); order = new Uint32Array(WIDTH*Math.ceil(cloud.n/WIDTH)); shownFrame = -1
     painter.load('means', means); painter.load('rest', cloud.rest)
     for (const k in cloud.half) painter.load(k, cloud.half[k])
     painter.load('attention', cloud.attention)
@@ -404,15 +406,16 @@ function render({model, el}) {
   function paint() {
     const view = get('follow') && cloud.views ? cloud.views.subarray(16*frame, 16*frame+16) : cloud.view
     const now = orbit(view, cloud.target, pose.yaw, pose.pitch, pose.zoom), f = canvas.height/cloud.height
-    if (resort) { count = sortFarToNear(means, cloud.n, cloud.layers, name => !get('hidden').includes(name), now.R, now.t, order); resort = false }
+    if (resort) { count = sortFarToNear(means, cloud.n, cloud.layers, name => !get('hidden').includes(name), now.R, now.t, order); painter.load('order', order); resort = false }
     const z = apply(now.R, cloud.target)[2]+now.t[2]
-    painter.paint(order, count, now, {mode: get('mode'), color: get('color'), grow: get('grow'), fade: get('fade'), far: motion()?.far || 1,
+    painter.paint(count, now, {mode: get('mode'), color: get('color'), grow: get('grow'), fade: get('fade'), far: motion()?.far || 1,
       K: cloud.K.map(x => x*f), width: canvas.width, height: canvas.height, depths: [z-cloud.radius, z+cloud.radius]})
   }
   function draw(at) {
     dirty = false
     if (closed || !cloud || gl.isContextLost()) return
     if (playing) advance()
+    heard = sound.currentTime
     if (motion() && !load(frame)) { if (playing) touch(); return }
     paint()
     root.dataset.state = 'drawn'; root.dataset.draws = +(root.dataset.draws || 0)+1; still.hidden = true
@@ -445,7 +448,7 @@ function render({model, el}) {
       pose = was; touch(true)
       return {ms, submit: sorting/frames, width: canvas.width, height: canvas.height}
     },
-    get state() { return {frame, shownFrame, playing, sound: sound.currentTime, ...pose, count} },
+    get state() { return {frame, shownFrame, playing, heard, ...pose, count} },
   }
 
   model.send({kind: 'hello'})
