@@ -432,15 +432,22 @@ def sample_file(
 # %% ../nbs/01_assets.ipynb #01-079
 _PROXIES = 'https_proxy','HTTPS_PROXY','all_proxy','ALL_PROXY','no_proxy','NO_PROXY'
 
+_quiet_blocks = []
+
 @contextmanager
 def quiet_mediapipe():
-    "MediaPipe's Tasks made and used inside this block send no usage figures (seen with MediaPipe 1.2)"
+    "MediaPipe's Tasks made and used inside this block send no usage figures (seen with MediaPipe 1.2); blocks may be nested"
+    if _quiet_blocks: # An outer block is in charge
+        yield
+        return
+    _quiet_blocks.append(True)
     base = importlib.import_module('mediapipe.tasks.python.core.base_options')
     certifi = getattr(base, 'certifi', None) # MediaPipe before 1.0 has none, and reports nothing
     for k in _PROXIES: os.putenv(k, '' if 'no' in k.lower() else 'http://127.0.0.1:9')
     if certifi: base.certifi = type('NoCertificates', (), dict(where=staticmethod(lambda: os.path.join(os.devnull, 'none'))))
     try: yield
     finally:
+        _quiet_blocks.pop()
         if certifi: base.certifi = certifi
         for k in _PROXIES: os.putenv(k, os.environ[k]) if k in os.environ else os.unsetenv(k)
 

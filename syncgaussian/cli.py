@@ -28,7 +28,7 @@ def _table(rows:dict):
 def run_prepare(a):
     "syncgaussian prepare"
     from syncgaussian.speech import prepare
-    clip = prepare(a.video, a.output, size=a.size, shot=a.shot, sound=a.sound, max_seconds=a.max_seconds, features=a.text)
+    clip = prepare(a.video, a.output, size=a.size, shot=a.shot, sound=a.sound, max_seconds=a.max_seconds, sound_offset=a.sound_offset, features=a.text)
     print(f"{clip.n_frames} frames of {clip.size} px in {a.output}; next: syncgaussian train {a.output} -o HEAD")
 
 def run_train(a):
@@ -70,10 +70,12 @@ def run_demo(a):
 
 def run_assets(a):
     "syncgaussian assets"
-    from syncgaussian.assets import ASSETS, fetch_asset, list_assets
-    for name in (a.fetch or []):
-        for n in (ASSETS if name=='all' else [name]): fetch_asset(n)
-    for row in list_assets(): print('  '.join(str(v) for v in row.values()))
+    from syncgaussian.assets import ASSETS, AssetError, check_system_libraries, fetch_asset, list_assets
+    for name in [n for f in a.fetch or [] for n in (ASSETS if f=='all' else [f])]:
+        try: fetch_asset(name)
+        except AssetError as e: print(f'{name}: {e}', file=sys.stderr)
+    for row in list_assets(): print(f"{row['name']:<18} {'here' if row['present'] else 'absent':<7} {row['licence']}\n    {row['path'] or row['source']}")
+    if missing := check_system_libraries(): print(missing)
 
 # %% ../nbs/13_cli.ipynb #13-008
 def _parser():
@@ -104,6 +106,7 @@ def _prepare_arguments(s):
     s.add_argument('--size', type=int, default=512, help='side of the square frames, px')
     s.add_argument('--shot', type=int, help='which shot of a cut video (default: the longest)')
     s.add_argument('--sound', help='take the sound from this file')
+    s.add_argument('--sound-offset', type=float, default=0., help='move the sound later by so many seconds')
     s.add_argument('--max-seconds', type=float, help='use only the beginning')
     s.add_argument('--text', default='openai/whisper-tiny.en', help='audio-to-text extractor')
 

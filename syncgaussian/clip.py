@@ -294,14 +294,17 @@ def _mp_image(image):
     import mediapipe as mp
     return mp.Image(image_format=mp.ImageFormat.SRGB, data=np.ascontiguousarray(image))
 
+@contextlib.contextmanager
 def _landmarker(faces=1, video=True):
-    "MediaPipe's FaceLandmarker, to be used in a with-statement"
+    "MediaPipe's FaceLandmarker for a with-statement, without its usage figures"
     from mediapipe.tasks.python import BaseOptions, vision
-    from syncgaussian.assets import fetch_asset
+    from syncgaussian.assets import fetch_asset, quiet_mediapipe
     model = BaseOptions(model_asset_path=str(fetch_asset('face_landmarker')))
     mode = vision.RunningMode.VIDEO if video else vision.RunningMode.IMAGE
-    with _quiet(): return vision.FaceLandmarker.create_from_options(vision.FaceLandmarkerOptions(
-        base_options=model, running_mode=mode, num_faces=faces, output_face_blendshapes=True))
+    options = vision.FaceLandmarkerOptions(base_options=model, running_mode=mode, num_faces=faces, output_face_blendshapes=True)
+    with quiet_mediapipe():
+        with _quiet(): task = vision.FaceLandmarker.create_from_options(options)
+        with task: yield task
 
 # %% ../nbs/04_clip.ipynb #04-041
 def _to_pixels(face, image):
@@ -591,13 +594,16 @@ def fill_polygon(
     return out
 
 # %% ../nbs/04_clip.ipynb #04-081
+@contextlib.contextmanager
 def _segmenter():
-    "MediaPipe's person mask, to be used in a with-statement"
+    "MediaPipe's person mask for a with-statement, without its usage figures"
     from mediapipe.tasks.python import BaseOptions, vision
-    from syncgaussian.assets import fetch_asset
+    from syncgaussian.assets import fetch_asset, quiet_mediapipe
     model = BaseOptions(model_asset_path=str(fetch_asset('selfie_segmenter')))
-    with _quiet(): return vision.ImageSegmenter.create_from_options(vision.ImageSegmenterOptions(
-        base_options=model, running_mode=vision.RunningMode.IMAGE, output_confidence_masks=True))
+    options = vision.ImageSegmenterOptions(base_options=model, running_mode=vision.RunningMode.IMAGE, output_confidence_masks=True)
+    with quiet_mediapipe():
+        with _quiet(): task = vision.ImageSegmenter.create_from_options(options)
+        with task: yield task
 
 # %% ../nbs/04_clip.ipynb #04-083
 def guided_filter(

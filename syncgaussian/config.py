@@ -43,9 +43,10 @@ class SyncGaussianConfig:
     sh_degree: int = 2                 # TalkingGaussian
     # -- motion fields (3.4)
     levels: int = 12                   # Tri-plane levels
-    attention_weight: float = 1e-3     # Keeps speech off the upper face and expression off the lower (ours; TalkingGaussian: lips and hair, 1e-4)
+    part_halves: bool = True           # Speech moves the face below the nose, expression above it (ours)
+    attention_weight: float = 1e-4     # Keeps blinks off the lips and both off the hair (TalkingGaussian)
     motion_weight: float = 1e-5        # Small motions are preferred (TalkingGaussian)
-    speech_noise: float = 0.           # Noise added to the speech features while training, in standard deviations (ours)
+    speech_noise: float = 1.           # Noise added to the speech features while training, in standard deviations (ours)
     lr_planes: float = 5e-3            # Learning rate of the tri-planes (TalkingGaussian), a frame a step
     lr_networks: float = 5e-4          # ... of fields and encoder
     # -- schedule (3.5), in frames seen by each branch
@@ -54,7 +55,7 @@ class SyncGaussianConfig:
     finetune_frames: int = 15_000      # Stage 3
     batch: int = 8                     # Frames a step (ours; 1 is the paper's)
     together: bool = True              # Face and mouth in the same step, or one after the other
-    window_share: float = 1/10         # Share of the frames drawn from the incremental window (TalkingGaussian: 1/15 face, 1/7 mouth)
+    window_share: float = 1/3          # Share of the frames drawn from the incremental window (ours; TalkingGaussian: 1/15 face, 1/7 mouth)
     # -- losses (Eq. 7-9)
     lambda_dssim: float = 0.2          # lambda_1
     lambda_lpips: float = 0.5          # lambda_3
@@ -109,7 +110,7 @@ def course_config(**changes)->SyncGaussianConfig:
     "Minutes on two CPU cores"
     course = SyncGaussianConfig(preset='course', audio_to_text='openai/whisper-tiny.en', ave_seconds=45., n_face=4_000, n_mouth=500,
         max_gaussians=6_000, sh_degree=1, canonical_frames=300, motion_frames=1_800, finetune_frames=160, batch=2, densify_every=150,
-        window_share=1/7, lpips_patches=2)
+        lpips_patches=2)
     return override(course, **changes)
 
 PRESETS = dict(paper=paper_config, course=course_config)

@@ -140,9 +140,10 @@ class FaceMotionField(nn.Module):
         raw_dim=2,        # So many last columns of e (blinks) skip the expression encoder
         hidden=64,        # Width of the deformation MLP
         levels=12, base=16, finest=38.4, bound=0.15, log2_table=17, # As in `TriPlaneHash`
+        border=None,      # Height y, m, below which speech is heard and above which expression is; None: both everywhere
     ):
         super().__init__()
-        self.planes = TriPlaneHash(levels, base, finest, bound, log2_table)
+        self.planes, self.border = TriPlaneHash(levels, base, finest, bound, log2_table), border
         self.coded = expression_dim-raw_dim
         self.attention = RegionAttention(3*levels, audio_dim, expression_dim)
         self.expression = mlp(self.coded, 16, self.coded)
@@ -150,13 +151,20 @@ class FaceMotionField(nn.Module):
         self.rest = nn.Sequential(nn.ReLU(), mlp(hidden, hidden, 10))
         nn.init.zeros_(self.rest[-1][-1].weight)
 
+    def listen(self, f, means):
+        "Attention of each point; across the border speech fades out and expression in, over about a centimetre"
+        heard, seen = self.attention(f)
+        if self.border is None: return heard, seen
+        upper = ((means[:,1:2].detach()-self.border)/3e-3).sigmoid()
+        return heard*(1-upper), seen*upper
+
     def forward(self,
         means:Tensor, # Canonical means [N,3], m
         a:Tensor,     # Speech features [B,audio_dim]
         e:Tensor,     # Expressions [B,expression_dim] in [0,1]
     )->Motion:
         f = self.planes(means)
-        heard, seen = self.attention(f)
+        heard, seen = self.listen(f, means)
         condition = torch.cat([a, self.expression(e[:,:self.coded]), e[:,self.coded:]], -1)
         h = self.rest(conditioned_linear(self.first.weight, f, condition, torch.cat([heard, seen], -1))).float()
         strength = torch.stack([heard.norm(dim=-1), seen.norm(dim=-1)], -1).float()

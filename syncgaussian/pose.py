@@ -288,6 +288,7 @@ def _observed(landmarks, size):
 # %% ../nbs/05_pose.ipynb #05-051
 def _lowest(x, y):
     "Place of the minimum of y(x): a parabola through the lowest sample and its neighbours"
+    if len(x)<3: return float(x[np.argmin(y)])
     i = int(np.clip(np.argmin(y), 1, len(x)-2))
     a,b,c = np.polyfit(x[i-1:i+2]-x[i], y[i-1:i+2], 2)
     return float(x[i]+(np.clip(-b/(2*a), x[i-1]-x[i], x[i+1]-x[i]) if a>0 else x[np.argmin(y)]-x[i]))
@@ -769,7 +770,9 @@ MIN_KEYPOINTS = 12
 
 def _note(pose, text): pose.notes.append(text); warnings.warn(text)
 
-def _at_edge(search): return not search.candidates[0]*1.01<search.focal<search.candidates[-1]*.99
+def _edge(search):
+    "-1 or 1 where a search ended at the lower or upper end of its range, else 0"
+    return int(search.focal>search.candidates[-1]*.99)-int(search.focal<search.candidates[0]*1.01)
 
 def _smoothed(pose, n):
     "Rough poses smoothed over time, and a note that says so"
@@ -783,8 +786,11 @@ def _smoothed(pose, n):
 def _refocus(pose, tracks, landmarks):
     "Take the keypoints' focal length, unless they cannot tell"
     pose.refined = refine_focal_length(tracks, landmarks, pose.size)
-    if _at_edge(pose.refined):
-        return _note(pose, 'the keypoints move too little to tell the focal length; the one from the landmarks is kept')
+    if _edge(pose.refined)<0:
+        return _note(pose, 'the keypoints cannot tell the focal length (the shortest lens fits best); the one from the landmarks is kept')
+    if _edge(pose.refined)>0:
+        _note(pose, f'the keypoints show hardly any perspective; the longest lens of the range is used ({pose.refined.focal:.0f} px). '
+                    'Pass focal= where it is known')
     pose.focal = pose.refined.focal
     pose.rough_viewmats,pose.verts,_ = track_head_motion(landmarks, pose.size, pose.focal)
 
@@ -809,7 +815,7 @@ def estimate_head_pose(
     search = None if focal else search_focal_length(landmarks, size); focal = float(focal or search.focal)
     viewmats,verts,found = track_head_motion(landmarks, size, focal)
     pose = HeadPose(focal, size, viewmats, viewmats, verts, found, search, method='rough')
-    if search and _at_edge(search): _note(pose, f'the focal length search over the landmarks ended at the edge of its range ({focal:.0f} px)')
+    if search and _edge(search) and not stable: _note(pose, f'the focal length search over the landmarks ended at the edge of its range ({focal:.0f} px)')
     if stable: _stabilise(pose, clip.frames, clip.labels, landmarks)
     else: pose.viewmats = pose.rough_viewmats
     if save: save_pose(clip, pose)

@@ -12,8 +12,8 @@ __all__ = ['SIZE', 'FOCAL', 'RING', 'JAW', 'PIVOT', 'UPPER_LIP', 'LOWER_LIP', 'R
            'brow_shape', 'build_shapes', 'landmark_sides', 'mouth_plane', 'teeth_texture', 'lower_teeth_texture',
            'mouth_layers', 'eye_layer', 'Puppet', 'cut_holes', 'build_puppet', 'Frame', 'drawing_box', 'draw_inside',
            'render_frame', 'viseme_of', 'seal_lips', 'loudness', 'mouth_track', 'head_motion', 'blink_track',
-           'clip_weights', 'sample_file', 'sample_clip_path', 'sample_speech', 'sample_truth', 'Moment', 'film_moment',
-           'save_truth', 'make_sample_clip']
+           'clip_weights', 'sample_clip_path', 'driving_speech_path', 'sample_speech', 'sample_truth', 'Moment',
+           'film_moment', 'save_truth', 'make_sample_clip']
 
 # %% ../nbs/04a_sample.ipynb #04-003
 import json, os
@@ -25,8 +25,7 @@ import cv2, numpy as np
 from scipy.interpolate import PchipInterpolator, RBFInterpolator
 from scipy.ndimage import distance_transform_edt, gaussian_filter1d
 
-import syncgaussian
-from .assets import fetch_asset
+from .assets import AssetError, fetch_asset, sample_file
 from .clip import FACE_OVAL, FPS, _segmenter, detect_landmarks, load_sound, person_mask, write_video
 
 # %% ../nbs/04a_sample.ipynb #04-007
@@ -835,18 +834,13 @@ def clip_weights(
     return np.stack([np.ones(len(mouth)), opening*(1-round_), opening*round_, wide, 5.5*round_, lift, blink, brow], 1)
 
 # %% ../nbs/04a_sample.ipynb #04-108
-def sample_file(
-    name:str, # File in data_samples
-)->Path:
-    "A file that comes with the course"
-    path = Path(syncgaussian.__file__).resolve().parents[1]/'data_samples'/name
-    if not path.exists(): raise SampleError(f'{path} is not there. The sample files live in the repository (folder data_samples), '
-        'not in the installed package: clone it and install with `pip install -e .`.')
-    return path
-
 def sample_clip_path()->Path:
     "The shipped clip: 12 s, 256 x 256, 25 fps, with sound"
     return sample_file('sample.mp4')
+
+def driving_speech_path()->Path:
+    "Another sentence, 6 s, for driving the head"
+    return sample_file('driving.wav')
 
 def sample_speech()->tuple: # wave [S] float32 at 16 kHz, phones [(phone, start s, end s)]
     "The sentence of the sample clip and when each of its phones is spoken"
