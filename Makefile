@@ -16,7 +16,8 @@ test: libraries
 	$(BIN)/python -m pytest tests -q -ra $(PYTEST_ARGS)
 
 lab: setup
-	$(BIN)/jupyter lab --notebook-dir=nbs
+	-$(BIN)/nbdev-install-hooks
+	$(BIN)/jupyter lab nbs --LabApp.news_url= --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate
 
 setup: $(STAMP)
 

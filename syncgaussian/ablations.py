@@ -27,14 +27,12 @@ def run_row(
 )->dict:                        # row, seed and the scores of `evaluate`
     "Train and score one row; a finished one is read back"
     from syncgaussian.clip import Clip
-    from syncgaussian.speech import add_features
     from syncgaussian.synthesis import evaluate
     from syncgaussian.training import train
     folder, cfg = row_folder(out_dir, row, seed), ablate(override(cfg, seed=seed), row)
     done = folder/'scores.json'
     if done.exists(): return json.loads(done.read_text())
     clip = Clip(clip_dir)
-    add_features(clip, cfg.audio_to_text)
     head = train(clip, folder, cfg, device=device, progress=progress)
     scores = dict(row=row, seed=seed, seconds=head.info['seconds'], **evaluate(head, clip))
     done.with_suffix('.tmp').write_text(json.dumps(scores, indent=1)); os.replace(done.with_suffix('.tmp'), done)

@@ -34,11 +34,9 @@ def run_prepare(a):
 def run_train(a):
     "syncgaussian train"
     from syncgaussian.clip import Clip
-    from syncgaussian.speech import add_features
     from syncgaussian.training import train
     cfg, clip = _config(a), Clip(a.clip)
     print(f"listening with {cfg.audio_to_text} and ave-{cfg.audio_to_visual}")
-    add_features(clip, cfg.audio_to_text)
     head = train(clip, a.output, cfg, device=a.device)
     print(f"{head.info['gaussians']} Gaussians after {head.info['seconds']:.0f} s in {a.output}; next: syncgaussian synthesize {a.output} SPEECH -o OUT.mp4")
 

@@ -192,7 +192,7 @@ def _schur(obs, weights, points, viewmats, focal, size, delta, pose_prior, dampi
         U = U+(damping[...,None,None]*np.einsum('...ii->...i', U)+1e-9)[...,None]*np.eye(6)
         h,gp = point_equations(Jp, r, w); H += h; g += gp
         W = np.swapaxes(np.swapaxes(Jv*w[...,None,None], -1, -2)@Jp, -2, -3).reshape(*lead,T,6,n3)
-        Y = np.linalg.solve(U, np.concatenate([W, gu[...,None]], -1))
+        Y = np.linalg.inv(U)@np.concatenate([W, gu[...,None]], -1)
         R = np.swapaxes(W.reshape(*lead,T*6,n3), -1, -2)@Y.reshape(*lead,T*6,n3+1)
         S -= R[...,:-1]; b -= R[...,-1]; back.append(Y)
     i = np.arange(N)
@@ -201,6 +201,13 @@ def _schur(obs, weights, points, viewmats, focal, size, delta, pose_prior, dampi
     return S, b+g.reshape(*lead,n3), back
 
 # %% ../nbs/05_pose.ipynb #05-040
+def _solve_spd(S, b):
+    "Solve S x = b for symmetric positive definite S [...,M,M], b [...,M,1]; 0 where S is not, so that the step fails and damping grows"
+    import torch
+    L,info = torch.linalg.cholesky_ex(torch.from_numpy(S))
+    x = torch.cholesky_solve(torch.from_numpy(b), L).numpy(); x[info.numpy()>0] = 0
+    return x
+
 def _bundle_step(obs, weights, points, viewmats, focal, size, delta, point_prior, pose_prior, damping):
     "One damped Gauss-Newton step of points and poses together"
     S,b,back = _schur(obs, weights, points, viewmats, focal, size, delta, pose_prior, damping)
@@ -209,7 +216,7 @@ def _bundle_step(obs, weights, points, viewmats, focal, size, delta, point_prior
         p = np.broadcast_to(1/np.asarray(point_prior.sigma, float)**2, points.shape)
         S[...,i,i] += p.reshape(b.shape); b = b+(p*(point_prior.mean-points)).reshape(b.shape)
     S[...,i,i] += damping[...,None]*S[...,i,i]+1e-9
-    x = np.linalg.solve(S, b[...,None])
+    x = _solve_spd(S, b[...,None])
     step = np.concatenate([(Y[...,-1:]-Y[...,:-1]@x[...,None,:,:])[...,0] for Y in back], -2)
     return points+x.reshape(points.shape), move_poses(viewmats, step)
 
@@ -414,6 +421,7 @@ def choose_key_frames(
 def _sampled(image, uv):
     "Bilinear values [...] of an image at crop px [N,2] or [h,w,2]"
     import cv2
+    if not np.size(uv): return np.zeros((*np.shape(uv)[:-1],*image.shape[2:]), np.float32)
     p = np.asarray(uv, np.float32)-.5; p = p.reshape(-1,*p.shape[-2:])
     return cv2.remap(image, p[...,0], p[...,1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE).reshape(*np.shape(uv)[:-1],*image.shape[2:])
 

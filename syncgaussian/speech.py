@@ -7,7 +7,7 @@ __all__ = ['SPEECH_RATE', 'FPS', 'LEVEL', 'SAMPLES', 'PAD', 'AVE_ROWS', 'MOUTH_P
            'check_speech', 'fit_length', 'frame_power', 'normalise_speech', 'speech_activity', 'mel_filters',
            'spectrogram', 'whisper_mel', 'MelModel', 'WhisperModel', 'babble', 'remove_imprint', 'RecordingNorm',
            'WaveModel', 'whisper_tiny_encoder', 'load_speech_model', 'blend_windows', 'load_features', 'SpeechFeatures',
-           'save_features', 'prepare', 'add_features', 'ave_mel', 'ave_filters', 'ave_rows', 'ConvBlock',
+           'save_features', 'prepare', 'add_pose', 'add_features', 'ave_mel', 'ave_filters', 'ave_rows', 'ConvBlock',
            'AudioVisualEncoder', 'ave_features', 'SyncClip', 'mouth_shape', 'mouth_crops', 'sync_clip', 'LipEncoder',
            'step_matrix', 'contrastive_loss', 'offset_scores', 'offset_loss', 'augment_mel', 'augment_crops', 'middle',
            'SyncData', 'sync_loss', 'settle_norms', 'unit_scale', 'lip_features', 'SyncScore', 'sync_scores',
@@ -327,16 +327,27 @@ def prepare(
     stable=True,                           # Stable head poses (3.3)
     shot=None,                             # Which shot of the video; None: the longest
     sound=None,                            # Another sound file; None: the video's own
+    sound_offset=0.,                       # Move the sound later by so many seconds
     max_seconds=None,                      # Use only so much
     progress=True,
 ):                                         # The Clip, ready for training
     "From a video to everything that training needs; steps already done are kept"
     from syncgaussian.clip import prepare_clip
-    from syncgaussian.pose import estimate_head_pose
-    clip = prepare_clip(video, out_dir, size=size, shot=shot, sound=sound, max_seconds=max_seconds, progress=progress)
-    if clip.pose is None: estimate_head_pose(clip, stable=stable)
+    clip = prepare_clip(video, out_dir, size=size, shot=shot, sound=sound, sound_offset=sound_offset, max_seconds=max_seconds, progress=progress)
+    add_pose(clip, stable)
     add_features(clip, features, device)
     return type(clip)(clip.dir)
+
+def add_pose(clip, stable=True):
+    "Head poses of a clip, unless they are those of these very frames; whatever was made from older frames goes"
+    from syncgaussian.clip import Manifest
+    from syncgaussian.pose import estimate_head_pose
+    m = Manifest(clip.dir)
+    if m.load().done('pose', stable=stable) and clip.pose is not None: return
+    for old in (*clip.dir.glob('features/*.npy'), *clip.dir.glob('ave-*.safetensors'), *clip.dir.glob('backdrop.mp4')): old.unlink()
+    m.begin('pose')
+    estimate_head_pose(clip, stable=stable)
+    m.finish('pose', stable=stable)
 
 def add_features(
     clip,         # A prepared clip

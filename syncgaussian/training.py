@@ -45,7 +45,7 @@ def mouth_windows(
 )->tuple:               # (left-top corners int [T,2], (width, height) of the window, multiples of 8)
     "Windows of one size that follow the mouth and stay inside the image"
     extent = np.quantile(rects[:, 2:]-rects[:, :2], 0.98, axis=0)
-    wh = np.minimum((np.ceil(extent/8)*8).astype(int), (np.array(size)//8)*8)
+    wh = np.minimum(np.maximum(16, np.ceil(extent/8)*8).astype(int), (np.array(size)//8)*8)
     corner = ((rects[:, :2]+rects[:, 2:])/2 - wh/2).round().astype(int)
     return corner.clip(0, np.array(size)-wh), (int(wh[0]), int(wh[1]))
 
@@ -751,11 +751,13 @@ def train(
     watch=None,                   # Called with the `Trainer` after every step
 )->TalkingHead:                   # Raises `TrainingError` where it cannot start or diverges
     "Train a talking head in three stages (paper 3.5); resumes where it was interrupted"
+    from syncgaussian.speech import add_features
     clip, out = (clip if isinstance(clip, Clip) else Clip(clip)), Path(out_dir)
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
     cfg = cfg or (SyncGaussianConfig() if device!='cpu' else course_config())
     if _existing(out, cfg): return load_head(out, device)
     out.mkdir(parents=True, exist_ok=True)
+    add_features(clip, cfg.audio_to_text, device)
     add_audio_visual_features(clip, cfg, device, progress)
     data = TrainingData(clip, cfg, clip.split(cfg.test_share)[0], device)
     trainer, checkpoint = Trainer(init_head(data, cfg), data, cfg), out/'checkpoint.safetensors'

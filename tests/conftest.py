@@ -7,6 +7,7 @@ import pytest
 root = Path(__file__).resolve().parents[1]
 for k in 'OMP_NUM_THREADS','MKL_NUM_THREADS','OPENBLAS_NUM_THREADS','NUMEXPR_NUM_THREADS':
     os.environ.setdefault(k, str(min(2, os.cpu_count() or 1)))
+os.environ.setdefault('GOMP_SPINCOUNT', '0') # two busy-waiting threads on a shared core wait for each other
 os.environ.setdefault('MPLBACKEND', 'agg')
 os.environ['IN_TEST'] = '1'
 

@@ -119,7 +119,7 @@ def fake_tracks(truth, n=150, noise=.05, lost=.3, wrong=.05, seed=0):
     rng = np.random.default_rng(seed); verts = someone(); x = verts[rng.choice(468, n)]+rng.normal(size=(n,3))*.003
     xy = project(x, truth, FOCAL, SIZE)+rng.normal(size=(len(truth),n,2))*noise
     bad = rng.random((len(truth),n))<wrong; xy[bad] += rng.normal(size=(bad.sum(),2))*5
-    w = (rng.random((len(truth),n))>lost)*1.; key = rng.choice(len(truth), n)
+    w = (rng.random((len(truth),n))>lost)*1.; key = rng.choice(np.linspace(0, len(truth)-1, 5).astype(int), n)
     return verts, Tracks(np.where(w[...,None]>0, xy, 0), w, key, project(x, truth, FOCAL, SIZE)[key,np.arange(n)], np.zeros(n))
 
 def test_bundle_of_known_truth():
@@ -129,6 +129,7 @@ def test_bundle_of_known_truth():
     assert np.median(rotation_error(b.viewmats, truth))<.15<np.median(rotation_error(rough, truth))
     assert all(s<=.5*r and s<=1.5*t for s,r,t in zip(pose_jitter(b.viewmats), pose_jitter(rough), pose_jitter(truth)))
     assert np.median(b.second)<.15<np.median(b.first)
+    assert np.array_equal(bundle_adjust(tracks, rough, verts, FOCAL, SIZE).viewmats, b.viewmats) # the same each time
 
 def test_bundle_survives_frames_with_nothing_seen():
     truth = motion(80); verts,tracks = fake_tracks(truth); w = tracks.weights.copy(); w[30:34] = 0; w[:,5] = 0
@@ -185,8 +186,6 @@ def test_sample_clip_against_truth(tmp_path):
     assert np.median(rotation_error(pose.viewmats, v))<=.5
     for s,r,t in zip(pose_jitter(pose.viewmats), pose_jitter(pose.rough_viewmats), pose_jitter(v)): assert s<=r/2 and s<=1.5*t
     assert np.median(pose.reprojection)*512/256<1 and pose.method=='stable' and not pose.notes
-    again = estimate_head_pose(clip, save=False) # the same bytes each time
-    assert np.allclose(again.viewmats, pose.viewmats, atol=1e-6)
     back = np.abs(np.asarray(clip.pose['viewmats'])-pose.viewmats).max()
     assert back<1e-5 and clip.pose['method']=='stable'
 
