@@ -494,6 +494,7 @@ class _Steadiness:
     @property
     def seen(self): return self.count/max(self.count.max(initial=0), 1)
 
+# %% ../nbs/05_pose.ipynb #05-080
 def measure_candidates(
     frames, crops, keys, grays, # Reader; `HeadCrops`; `KeyFrames`; key crops
     areas,      # Per key frame bool [h,w]
@@ -511,7 +512,7 @@ def measure_candidates(
     return Candidates(np.repeat(np.arange(len(grid)), [len(g) for g in grid]), np.concatenate(grid),
                       np.concatenate([s.laplacian for s in steady]), np.concatenate([s.seen for s in steady]))
 
-# %% ../nbs/05_pose.ipynb #05-080
+# %% ../nbs/05_pose.ipynb #05-081
 def select_keypoints(
     c,             # `Candidates`
     n=400,         # At most, the same number for each key frame
@@ -526,7 +527,7 @@ def select_keypoints(
     each = n//max(len(np.unique(c.key)), 1)
     return np.sort(np.concatenate([first[c.key[first]==k][:each] for k in np.unique(c.key)]+[np.zeros(0,int)]).astype(int))
 
-# %% ../nbs/05_pose.ipynb #05-086
+# %% ../nbs/05_pose.ipynb #05-087
 class Tracks(NamedTuple):
     "Keypoints followed through the clip"
     xy: np.ndarray     # [T,N,2] px, 0 where not seen
@@ -551,7 +552,7 @@ def follow(frames, crops, keys, grays, candidates, picked, found):
     at = np.array([crops.back(keys.frames[c.key[i]], c.uv[i]) for i in picked]).reshape(-1,2)
     return Tracks(xy, weights, keys.frames[c.key[picked]], at, c.laplacian[picked])
 
-# %% ../nbs/05_pose.ipynb #05-087
+# %% ../nbs/05_pose.ipynb #05-088
 def track_keypoints(
     frames,    # Reader: frame numbers -> uint8 [n,H,W,3], as `Clip.frames`
     labels,    # Reader: frame numbers -> uint8 [n,H,W], as `Clip.labels`
@@ -569,7 +570,7 @@ def track_keypoints(
     c = measure_candidates(frames, crops, keys, grays, areas)
     return follow(frames, crops, keys, grays, c, select_keypoints(c, n, steadiest=steadiest), found), c, keys, crops
 
-# %% ../nbs/05_pose.ipynb #05-093
+# %% ../nbs/05_pose.ipynb #05-094
 def points_on_face(
     tracks,   # `Tracks`
     viewmats, verts, focal, size):
@@ -584,7 +585,7 @@ def points_on_face(
         sigma[i,0] = 0.02+2*np.maximum(d.min(1)*z/focal-.01, 0)
     return Prior(mean, sigma)
 
-# %% ../nbs/05_pose.ipynb #05-094
+# %% ../nbs/05_pose.ipynb #05-095
 def fit_points(obs, weights, points, viewmats, focal, size, delta=1., prior=None, iters=12):
     "Points [N,3] alone, poses fixed: Gauss-Newton, every point by itself"
     for _ in range(iters):
@@ -600,12 +601,12 @@ def fit_points(obs, weights, points, viewmats, focal, size, delta=1., prior=None
         if np.abs(step).max()<1e-6: break
     return points
 
-# %% ../nbs/05_pose.ipynb #05-095
+# %% ../nbs/05_pose.ipynb #05-096
 def residuals(obs, points, viewmats, focal, size):
     "Distance [T,N] px of projected and tracked points"
     return np.concatenate([np.linalg.norm(obs[s]-project(points, viewmats[s], focal, size), axis=-1) for s in _chunks(len(obs))])
 
-# %% ../nbs/05_pose.ipynb #05-098
+# %% ../nbs/05_pose.ipynb #05-099
 CORRELATED = 16 # Neighbouring flow vectors err together: so many count as one
 FLOW_NOISE = 0.25 # px at 512: error of a flow vector
 POSE_SIGMA = np.r_[np.full(3, np.radians(4)), np.full(3, .02)] # Error of a rough pose that many frames share, radians and metres
@@ -631,7 +632,7 @@ def refine_focal_length(
     r2 = ((t.xy-project(points, poses, c, size))**2).sum(-1)
     return FocalSearch(float(np.exp(_lowest(np.log(c), costs))), c, np.sqrt((t.weights*r2).sum((1,2))/t.weights.sum()), costs, f)
 
-# %% ../nbs/05_pose.ipynb #05-104
+# %% ../nbs/05_pose.ipynb #05-105
 SMOOTH = np.r_[np.full(3, np.radians(.1)), np.full(3, 3e-4)] # Expected acceleration of a head: radians and metres per frame^2
 
 def _acceleration_weights(a, sigma):
@@ -665,7 +666,7 @@ def smooth_poses(
         v = move_poses(v, solveh_banded(band, b, lower=True).reshape(T,6))
     return v
 
-# %% ../nbs/05_pose.ipynb #05-105
+# %% ../nbs/05_pose.ipynb #05-106
 class Bundle(NamedTuple):
     "Outcome of `bundle_adjust`"
     viewmats: np.ndarray # [T,4,4]
@@ -688,7 +689,7 @@ def most_rigid(
     i = np.sort(np.argsort(rms)[:max(int(len(rms)*keep), 1)])
     return i[np.isfinite(rms[i])]
 
-# %% ../nbs/05_pose.ipynb #05-106
+# %% ../nbs/05_pose.ipynb #05-107
 def place_points(tracks, viewmats, prior, focal, size, noise=FLOW_NOISE):
     "Stage 1: 3D points [N,3] from random places, poses fixed (paper, 3.3)"
     points = np.random.default_rng(0).uniform(-.1, .1, (len(tracks.key),3)); noise = noise*size/512
@@ -708,7 +709,7 @@ def all_poses(tracks, points, viewmats, focal, size, noise=FLOW_NOISE):
     v = fit_poses(tracks.xy, w, points, viewmats, focal, size, 1.4*noise, prior)
     return smooth_poses(tracks.xy, w, points, v, focal, size, 1.4*noise, prior)
 
-# %% ../nbs/05_pose.ipynb #05-107
+# %% ../nbs/05_pose.ipynb #05-108
 def bundle_adjust(
     tracks,   # `Tracks`
     viewmats, verts, focal, size, # From `track_head_motion`
@@ -726,7 +727,7 @@ def bundle_adjust(
     v = all_poses(tracks, points, viewmats, *args, noise)
     return Bundle(v, points, tracks, first, frame_medians(residuals(tracks.xy, points, v, *args), tracks.weights>0))
 
-# %% ../nbs/05_pose.ipynb #05-115
+# %% ../nbs/05_pose.ipynb #05-116
 @dataclass
 class HeadPose:
     "A clip's cameras: the head stands still in the axes of the canonical face, the camera moves"
@@ -747,7 +748,7 @@ class HeadPose:
     def K(self): "Camera matrix [3,3] px"; return np.array([[self.focal,0,self.size/2],[0,self.focal,self.size/2],[0,0,1]])
     def __len__(self): return len(self.viewmats)
 
-# %% ../nbs/05_pose.ipynb #05-116
+# %% ../nbs/05_pose.ipynb #05-117
 def save_pose(
     clip, # A `Clip`, or a folder
     pose):# `HeadPose`
@@ -773,7 +774,7 @@ def load_pose(
     return HeadPose(float(d['focal']), int(d['size']), d['viewmats'], d['rough_viewmats'], d['verts'], d['found'], *search,
                     d.get('points'), d.get('reprojection'), str(d['method']), d['notes'].tolist())
 
-# %% ../nbs/05_pose.ipynb #05-117
+# %% ../nbs/05_pose.ipynb #05-118
 MIN_KEYPOINTS = 12
 
 def _note(pose, text): pose.notes.append(text); warnings.warn(text)
@@ -802,7 +803,7 @@ def _refocus(pose, tracks, landmarks):
     pose.focal = pose.refined.focal
     pose.rough_viewmats,pose.verts,_ = track_head_motion(landmarks, pose.size, pose.focal)
 
-# %% ../nbs/05_pose.ipynb #05-118
+# %% ../nbs/05_pose.ipynb #05-119
 def _stabilise(pose, frames, labels, landmarks):
     "Replace rough poses by stable ones; without enough keypoints, by smoothed ones"
     tracks,*_ = track_keypoints(frames, labels, landmarks, pose.rough_viewmats, pose.verts, pose.found, pose.focal, pose.size)
