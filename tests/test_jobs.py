@@ -7,8 +7,9 @@ import pytest
 
 av = pytest.importorskip('av')
 from syncgaussian.cli import main
-from syncgaussian.clip import Clip, read_frames
+from syncgaussian.clip import Clip
 from syncgaussian.config import course_config, override
+from syncgaussian.training import read_frames
 from syncgaussian.sample import driving_speech_path, sample_clip_path
 
 TINY = dict(n_face=600, n_mouth=100, canonical_frames=8, motion_frames=24, finetune_frames=4, batch=2, densify_every=8, ave_seconds=2., lpips_patch=48)
