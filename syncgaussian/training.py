@@ -422,6 +422,8 @@ def step(self:Densifier, optimizer, frames:int, generator:torch.Generator):
     pull = self.pull/self.seen.clamp(min=1)
     faint = 0.05 + 0.25*min(1, frames/(cfg.densify_until*self.total))
     keep = (g.opacities > faint) & torch.isfinite(g.means).all(-1) & (g.scales.amax(-1) < 0.05)
+    if not keep.any(): raise TrainingError(f"step {frames//cfg.batch}: no Gaussian of a branch is left (faint, too large or not a number); "
+                                           "the rates are too high for this clip or its masks are empty")
     grow = (pull > cfg.grow_gradient) & keep
     room = max(0, cfg.max_gaussians-int(keep.sum()))
     if int(grow.sum()) > room: grow &= pull >= pull[grow].topk(room).values.min() if room else False
