@@ -2,7 +2,8 @@
 import numpy as np, pytest
 
 from syncgaussian.clip import BLENDSHAPES, detect_landmarks, load_sound, read_video
-from syncgaussian.sample import (SampleError, canonical_points, make_sample_clip, project, sample_clip_path, sample_file, sample_speech,
+from syncgaussian.assets import AssetError, sample_file
+from syncgaussian.sample import (canonical_points, make_sample_clip, project, sample_clip_path, sample_speech,
                                  sample_truth)
 
 @pytest.fixture(scope='module')
@@ -73,4 +74,4 @@ def test_same_call_same_pictures(tmp_path):
     first,second = (make_sample_clip(tmp_path/k, n_frames=2) for k in 'ab')
     assert first.read_bytes()==second.read_bytes()
     assert not list(tmp_path.glob('**/*tmp*'))
-    with pytest.raises(SampleError, match='clone'): sample_file('nothing.mp4')
+    with pytest.raises(AssetError, match='nothing.mp4'): sample_file('nothing.mp4')
