@@ -21,7 +21,7 @@ class SyncGaussianConfig:
     seed: int = 0
     # -- speech (3.2)
     audio_to_text: str = 'facebook/hubert-large-ls960-ft' # Frozen extractor of a_hu; any name `SpeechFeatures` knows
-    audio_to_visual: str = 'clip'      # Frozen extractor of a_ave: 'clip' (trained on its training split), 'own' (ours, shipped), 'synctalk'
+    audio_to_visual: str = 'own'       # Frozen extractor of a_ave: 'own' (ours, shipped), 'synctalk' (a user's copy), 'clip' (trained on the clip's training split)
     ave_seconds: float = 120.          # How long 'clip' trains (ours)
     # -- sync-enhanced encoder (3.2, Fig. 3)
     use_hu: bool = True                # Off: row "w/o a_hu"
@@ -33,6 +33,7 @@ class SyncGaussianConfig:
     shared_match_attention: bool = True
     audio_dim: int = 32                # TalkingGaussian
     window: int = 8                    # Frames that Match-ATT sees (AD-NeRF)
+    close_in_silence: bool = True      # Pauses lead to the person's own closed mouth (ours)
     # -- head pose (3.3)
     stable_initialization: bool = True # Off: row "w/o stable initialization"
     # -- Gaussians (3.1)
@@ -59,6 +60,7 @@ class SyncGaussianConfig:
     # -- losses (Eq. 7-9)
     lambda_dssim: float = 0.2          # lambda_1
     lambda_lpips: float = 0.5          # lambda_3
+    lambda_shape: float = 0.02         # Speech feature -> mouth shape, beside the pictures in stage 2 (ours); 0: pictures only
     lpips_patch: int = 64              # px; side of the LPIPS patches in stage 3
     lpips_patches: int = 0             # Patches a frame in stage 3; 0: the whole head box
     # -- densification (TalkingGaussian's ramped pruning, our counting)

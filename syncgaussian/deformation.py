@@ -158,13 +158,18 @@ class FaceMotionField(nn.Module):
         upper = ((means[:,1:2].detach()-self.border)/3e-3).sigmoid()
         return heard*(1-upper), seen*upper
 
+    def places(self, means):
+        "What no frame changes: tri-plane features and what each point listens to"
+        f = self.planes(means)
+        return f, *self.listen(f, means)
+
     def forward(self,
         means:Tensor, # Canonical means [N,3], m
         a:Tensor,     # Speech features [B,audio_dim]
         e:Tensor,     # Expressions [B,expression_dim] in [0,1]
+        places=None,  # From `places(means)`, where a trained field is asked many times
     )->Motion:
-        f = self.planes(means)
-        heard, seen = self.listen(f, means)
+        f, heard, seen = places or self.places(means)
         condition = torch.cat([a, self.expression(e[:,:self.coded]), e[:,self.coded:]], -1)
         h = self.rest(conditioned_linear(self.first.weight, f, condition, torch.cat([heard, seen], -1))).float()
         strength = torch.stack([heard.norm(dim=-1), seen.norm(dim=-1)], -1).float()
@@ -185,11 +190,15 @@ class MouthMotionField(nn.Module):
         nn.init.zeros_(self.rest[-1][-1].weight)
         self.register_buffer('reach', torch.tensor([2e-3, 1e-2, 2e-3]), persistent=False) # m a unit of output
 
+    def places(self, means): "What no frame changes: tri-plane features"; return (self.planes(means),)
+
     def forward(self,
         means:Tensor, # Canonical means [N,3], m
         a:Tensor,     # Speech features [B,audio_dim]
+        places=None,  # From `places(means)`
     )->Motion:        # With d_means only
-        h = self.rest(conditioned_linear(self.first.weight, self.planes(means), a))
+        f, = places or self.places(means)
+        h = self.rest(conditioned_linear(self.first.weight, f, a))
         return Motion(h.float()*self.reach)
 
 # %% ../nbs/08_deformation.ipynb #08-056

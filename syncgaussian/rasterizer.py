@@ -10,8 +10,8 @@ __all__ = ['FAST', 'part', 'fast_part', 'CHUNK', 'TILE_W', 'TILE_H', 'LANES', 'R
            'count_tiles', 'depth_order', 'fill_tiles', 'Tiles', 'sort_into_tiles', 'exp_neg', 'tile_rows', 'row_span',
            'draw_row', 'light_left', 'as_tuple', 'draw_tile', 'draw_tiles', 'draw_row_backward', 'add_channels',
            'draw_tile_backward', 'load_gradients', 'draw_tiles_backward', 'sum_slots', 'pack_splats', 'DrawCPU',
-           'rasterize_cpu', 'rasterize_reference', 'rasterize_gsplat', 'RasterizerError', 'pick_backend', 'with_batch',
-           'rasterize', 'Rendering']
+           'rasterize_cpu', 'rasterize_reference', 'fill_warps', 'rasterize_gsplat', 'RasterizerError', 'pick_backend',
+           'with_batch', 'rasterize', 'Rendering']
 
 # %% ../nbs/02a_rasterizer.ipynb #02-002
 import functools, math, os
@@ -622,7 +622,11 @@ def rasterize_reference(means, quats, scales, opacities, colors, viewmats, Ks, w
     out, alphas = splat_dense(seen, opacities, colors.expand(len(viewmats),-1,-1), width, height)
     return out, alphas, dict(means2d=seen.means2d, radii=seen.radii.amax(-1), depths=seen.depths)
 
-# %% ../nbs/02a_rasterizer.ipynb #02-066
+# %% ../nbs/02a_rasterizer.ipynb #02-067
+def fill_warps(x, value):
+    "Rows appended along the Gaussians until their number [B,N,...] is a multiple of 32"
+    return torch.cat([x, x.new_full((len(x), -x.shape[1]%32)+x.shape[2:], value)], 1)
+
 def rasterize_gsplat(means, quats, scales, opacities, colors, viewmats, Ks, width, height):
     "gsplat's CUDA kernels, all cameras at once: `rasterize` without the background"
     from gsplat import rasterization
@@ -632,15 +636,16 @@ def rasterize_gsplat(means, quats, scales, opacities, colors, viewmats, Ks, widt
         info = dict(means2d=zeros(N,2).detach(), radii=zeros(N).int(), depths=zeros(N))
         return zeros(height,width,D), zeros(height,width,1), info
     inputs = [x.float().expand(B, *x.shape[1:]).contiguous() for x in (means, quats, scales, opacities, colors)]
+    if B>1 and N%32 and (N<32 or viewmats.requires_grad): inputs = [fill_warps(x, 0 if x.ndim==2 else 1) for x in inputs]
     cameras = viewmats[:,None].float(), Ks[:,None].float(), width, height
     out, alphas, meta = rasterization(*inputs, *cameras, packed=False)
-    radii, centers = meta['radii'][:,0].amax(-1), meta['means2d']
-    means2d = torch.where(radii[...,None]>0, centers.detach()[:,0], 0)
-    if centers.requires_grad: centers.register_hook(lambda g: setattr(means2d, 'grad', g[:,0]))
-    depths = torch.where(radii>0, meta['depths'][:,0], 0)
+    radii, centers = meta['radii'][:,0,:N].amax(-1), meta['means2d']
+    means2d = torch.where(radii[...,None]>0, centers.detach()[:,0,:N], 0)
+    if centers.requires_grad: centers.register_hook(lambda g: setattr(means2d, 'grad', g[:,0,:N]))
+    depths = torch.where(radii>0, meta['depths'][:,0,:N], 0)
     return out[:,0], alphas[:,0], dict(means2d=means2d, radii=radii, depths=depths)
 
-# %% ../nbs/02a_rasterizer.ipynb #02-067
+# %% ../nbs/02a_rasterizer.ipynb #02-069
 class RasterizerError(ValueError):
     "The arguments of `rasterize` do not fit together; the message says which"
 
@@ -655,7 +660,7 @@ def pick_backend(backend, on_gpu):
         raise RasterizerError(f'backend {name!r} cannot draw tensors of this device; move them, or leave backend=None')
     return BACKENDS[name]
 
-# %% ../nbs/02a_rasterizer.ipynb #02-068
+# %% ../nbs/02a_rasterizer.ipynb #02-070
 def with_batch(
     B,        # Cameras
     **inputs, # Name to (tensor, shape without the batch)
@@ -670,7 +675,7 @@ def with_batch(
         out.append(x)
     return out
 
-# %% ../nbs/02a_rasterizer.ipynb #02-069
+# %% ../nbs/02a_rasterizer.ipynb #02-071
 def rasterize(
     means:Tensor,            # Means [N,3] or [B,N,3], world units
     quats:Tensor,            # Rotations wxyz [N,4] or [B,N,4], any length but 0
@@ -695,7 +700,7 @@ def rasterize(
     if backgrounds is not None: out = out + (1-alphas)*backgrounds[:,None,None]
     return out, alphas, info
 
-# %% ../nbs/02a_rasterizer.ipynb #02-070
+# %% ../nbs/02a_rasterizer.ipynb #02-072
 class Rendering(NamedTuple):
     "Pictures of a cloud"
     rgb:Tensor   # Colour, alpha-weighted [B,H,W,3]

@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['SPEECH_RATE', 'FPS', 'LEVEL', 'SAMPLES', 'PAD', 'AVE_ROWS', 'MOUTH_PAIRS', 'cut', 'SpeechError', 'n_frames',
-           'check_speech', 'fit_length', 'frame_power', 'normalise_speech', 'speech_activity', 'mel_filters',
+           'check_speech', 'fit_length', 'frame_power', 'normalise_speech', 'speech_activity', 'pauses', 'mel_filters',
            'spectrogram', 'whisper_mel', 'MelModel', 'WhisperModel', 'babble', 'remove_imprint', 'RecordingNorm',
            'WaveModel', 'whisper_tiny_encoder', 'load_speech_model', 'blend_windows', 'load_features', 'SpeechFeatures',
            'save_features', 'prepare', 'add_pose', 'add_features', 'ave_mel', 'ave_filters', 'ave_rows', 'ConvBlock',
            'AudioVisualEncoder', 'ave_features', 'SyncClip', 'mouth_shape', 'mouth_crops', 'sync_clip', 'LipEncoder',
            'step_matrix', 'contrastive_loss', 'offset_scores', 'offset_loss', 'augment_mel', 'augment_crops', 'middle',
-           'SyncData', 'sync_loss', 'settle_norms', 'unit_scale', 'lip_features', 'SyncScore', 'sync_scores',
-           'offset_accuracy', 'train_audio_visual_encoder', 'save_sync_pair', 'load_sync_pair',
-           'load_audio_visual_encoder', 'fit_to_person']
+           'at_speed', 'SyncData', 'sync_loss', 'settle_norms', 'unit_scale', 'lip_features', 'SyncScore',
+           'sync_scores', 'offset_accuracy', 'train_audio_visual_encoder', 'save_sync_pair', 'load_sync_pair',
+           'load_audio_visual_encoder', 'sync_pair_card', 'fit_to_person']
 
 # %% ../nbs/06_speech.ipynb #06-002
 import json, math, os, time
@@ -102,7 +102,24 @@ def speech_activity(
     smooth = np.convolve(np.pad(db, 1, mode='edge'), [.25, .5, .25], 'valid')
     return (1/(1 + np.exp(-(smooth - limit)/softness))).astype(np.float32)
 
-# %% ../nbs/06_speech.ipynb #06-023
+# %% ../nbs/06_speech.ipynb #06-022
+def pauses(
+    wave,       # 16 kHz mono samples [S]
+    least=.25,  # Seconds that a silence must last
+    fade=3,     # Frames over which it comes and goes
+)->np.ndarray:  # float32 [T], 1 = pause, 0 = speech
+    "Where nobody speaks for a while"
+    quiet = speech_activity(wave) < .5
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], quiet, [False]])))
+    out = np.zeros(len(quiet), np.float32)
+    for a,b in edges.reshape(-1, 2):
+        if b - a < least*FPS: continue
+        t = np.arange(a, b)
+        starts, ends = (t - a + 1)/(fade + 1) if a else 1., (b - t)/(fade + 1) if b < len(quiet) else 1.
+        out[a:b] = np.minimum(np.minimum(starts, ends), 1)
+    return out
+
+# %% ../nbs/06_speech.ipynb #06-027
 def mel_filters(
     n_mels:int, # Number of triangles
     n_fft:int,  # Samples in a Fourier window
@@ -126,7 +143,7 @@ def spectrogram(
     "Short-time Fourier magnitudes, no padding"
     return torch.stft(wave, n_fft, hop, window=torch.hann_window(n_fft, device=wave.device), center=False, return_complex=True).abs()
 
-# %% ../nbs/06_speech.ipynb #06-027
+# %% ../nbs/06_speech.ipynb #06-031
 PAD = 200 # samples of context on both sides: half a Fourier window of Whisper, half a receptive field of HuBERT
 
 def whisper_mel(
@@ -138,7 +155,7 @@ def whisper_mel(
     power = filters@spectrogram(wave, 400, 160)[...,:-1].square()
     return (power.clamp(min=1e-10).log10().clamp(min=top - 8) + 4)/4
 
-# %% ../nbs/06_speech.ipynb #06-029
+# %% ../nbs/06_speech.ipynb #06-033
 class MelModel(nn.Module):
     "No model at all: log-mel rows, the baseline of every speech feature"
     dim, rate, seconds = 80, 100, 4.
@@ -160,7 +177,7 @@ class WhisperModel(nn.Module):
 
     def forward(self, wave): return self.encoder(whisper_mel(wave, self.filters))[0] - self.imprint
 
-# %% ../nbs/06_speech.ipynb #06-031
+# %% ../nbs/06_speech.ipynb #06-035
 def babble(
     seconds:float, # Length
     rng,           # numpy Generator
@@ -183,7 +200,7 @@ def remove_imprint(
     model.imprint.copy_(mean - mean.mean(0))
     return model
 
-# %% ../nbs/06_speech.ipynb #06-033
+# %% ../nbs/06_speech.ipynb #06-037
 class RecordingNorm(nn.Module):
     "A channel norm whose mean and spread come from the whole recording instead of one window"
     def __init__(self, norm): super().__init__(); self.norm, self.stats = norm, None
@@ -213,7 +230,7 @@ class WaveModel(nn.Module):
         out = self.encoder(wave/LEVEL, output_hidden_states=self.layer is not None)
         return (out.last_hidden_state if self.layer is None else out.hidden_states[self.layer])[:,:-1]
 
-# %% ../nbs/06_speech.ipynb #06-035
+# %% ../nbs/06_speech.ipynb #06-039
 def whisper_tiny_encoder():
     "Whisper tiny.en's encoder from our 16 MB asset (MIT), without the network"
     from transformers import WhisperConfig
@@ -246,7 +263,7 @@ def load_speech_model(
     if not hasattr(model, 'feature_extractor'): raise SpeechError(f'{name!r} is a {model.config.model_type} model: only Whisper and encoders of the HuBERT / wav2vec 2.0 / WavLM family turn sound into features.')
     return WaveModel(model, layer, **more)
 
-# %% ../nbs/06_speech.ipynb #06-039
+# %% ../nbs/06_speech.ipynb #06-043
 @torch.no_grad()
 def blend_windows(
     model,           # A speech model: samples [B,S+2*PAD] -> [B,n,D]
@@ -267,7 +284,7 @@ def blend_windows(
             out[a:b] += (y*fade)[a-s:b-s]
     return out
 
-# %% ../nbs/06_speech.ipynb #06-045
+# %% ../nbs/06_speech.ipynb #06-049
 def load_features(
     path,     # .npy in the ancestors' layout: aud_hu [N,2,1024], aud_ds [N,16,29], aud_ave [N,512] or [N,1,512]
     n:int,    # Frames of the recording
@@ -283,7 +300,7 @@ def load_features(
     if not np.isfinite(x).all(): raise SpeechError(f'{path} holds NaN or infinite features: extract them again.')
     return x[np.minimum(np.arange(n), len(x) - 1)].astype(np.float32)
 
-# %% ../nbs/06_speech.ipynb #06-047
+# %% ../nbs/06_speech.ipynb #06-051
 class SpeechFeatures:
     "A frozen speech model: sound in, a short stack of features for each video frame out (paper 3.2, a_hu)"
     def __init__(self,
@@ -305,7 +322,7 @@ class SpeechFeatures:
         x = blend_windows(self.model, normalise_speech(wave), self.device)
         return x.reshape(len(wave)//SAMPLES, -1, self.model.dim)
 
-# %% ../nbs/06_speech.ipynb #06-053
+# %% ../nbs/06_speech.ipynb #06-057
 def save_features(
     clip,                # A prepared clip
     name:str,            # Under which `clip.features` finds them
@@ -359,7 +376,7 @@ def add_features(
     if not path.is_file(): save_features(clip, name, SpeechFeatures(name, device)(clip.wave, clip.n_frames))
     return clip.features(name)
 
-# %% ../nbs/06_speech.ipynb #06-059
+# %% ../nbs/06_speech.ipynb #06-063
 AVE_ROWS = 16 # mel rows (0.2 s) that one audio-visual feature hears
 
 def ave_mel(
@@ -387,7 +404,7 @@ def ave_rows(
     "Frame t hears 0.2 s from frame t-2 on; the first and last two frames repeat their neighbours"
     return np.minimum((np.clip(np.asarray(t) - 2, 0, None)*3.2).astype(int), max(0, rows - AVE_ROWS))
 
-# %% ../nbs/06_speech.ipynb #06-062
+# %% ../nbs/06_speech.ipynb #06-066
 class ConvBlock(nn.Module):
     "Convolution, batch norm, ReLU, with a shortcut where shapes stay"
     def __init__(self, c_in, c_out, k, stride=1, pad=0, residual=False):
@@ -418,7 +435,7 @@ class AudioVisualEncoder(nn.Module):
         self.load_state_dict({k if k.startswith('audio_encoder.') else 'audio_encoder.' + k:v.float() if v.is_floating_point() else v for k,v in state.items()})
         return self.eval()
 
-# %% ../nbs/06_speech.ipynb #06-064
+# %% ../nbs/06_speech.ipynb #06-068
 @torch.no_grad()
 def ave_features(
     model:AudioVisualEncoder, # Trained encoder
@@ -437,7 +454,7 @@ def ave_features(
         out.append(model.eval()(mel[:,first - first[0]].transpose(0, 1)[:,None].to(device)).cpu().numpy())
     return np.concatenate(out)[:,None]
 
-# %% ../nbs/06_speech.ipynb #06-067
+# %% ../nbs/06_speech.ipynb #06-071
 class SyncClip(NamedTuple):
     "What training in and out of step needs of a clip"
     name:str
@@ -488,7 +505,7 @@ def sync_clip(
     wave = cut(normalise_speech(clip.wave), int(i[0])*SAMPLES, len(i)*SAMPLES)
     return SyncClip(Path(clip.dir).name, wave, mouth_crops((clip.frames([k])[0] for k in i) if len(i) > 400 else clip.frames(i), landmarks), mouth_shape(landmarks))
 
-# %% ../nbs/06_speech.ipynb #06-070
+# %% ../nbs/06_speech.ipynb #06-074
 class LipEncoder(nn.Module):
     "Five frames of a mouth -> where they lie among the sounds"
     def __init__(self, dim=64):
@@ -511,7 +528,7 @@ class LipEncoder(nn.Module):
         "Where the sound lies, in the same space"
         return F.normalize(self.listen(ave), dim=-1)
 
-# %% ../nbs/06_speech.ipynb #06-072
+# %% ../nbs/06_speech.ipynb #06-076
 def step_matrix(
     a:Tensor, # Sounds [S,L,D] on the unit sphere
     v:Tensor, # Lips [S,L,D]
@@ -542,7 +559,7 @@ def offset_loss(agreement, scale, max_offset=15):
     scores = offset_scores(agreement, max_offset)
     return F.cross_entropy(scale*scores, torch.full((len(scores),), max_offset, device=scores.device))
 
-# %% ../nbs/06_speech.ipynb #06-075
+# %% ../nbs/06_speech.ipynb #06-079
 def augment_mel(
     mel:Tensor, # [S,L,80,16] in -4..4
     rng:torch.Generator,
@@ -578,7 +595,18 @@ def middle(
     "Crops without augmentation"
     return crops[...,4:-4,4:-4].float()/127.5 - 1
 
-# %% ../nbs/06_speech.ipynb #06-077
+# %% ../nbs/06_speech.ipynb #06-082
+def at_speed(
+    clip:SyncClip,
+    rate:float, # 1.1: a tenth faster and higher
+)->SyncClip:    # [T/rate] frames
+    "The same clip played at another speed, sound and lips in step"
+    n = int(len(clip.crops)/rate)
+    near = np.minimum((np.arange(n)*rate + .5*(rate - 1)).round().astype(int).clip(0), len(clip.crops) - 1)
+    wave = np.interp((np.arange(n*SAMPLES) + .5)*rate - .5, np.arange(len(clip.wave)), clip.wave).astype(np.float32)
+    return SyncClip(f'{clip.name}@{rate}', wave, clip.crops[near], clip.shape[near])
+
+# %% ../nbs/06_speech.ipynb #06-084
 class SyncData:
     "Clips on the training device, and random stretches of them"
     def __init__(self, clips, length, device, seed):
@@ -610,7 +638,7 @@ def sync_loss(
     parts = dict(contrast=contrastive_loss(m, frame), offset=offset_loss(m, wide, min(15, L//3)), shape=F.mse_loss(lips.shape(ave).view(S, L, -1), shape))
     return sum(parts.values()), parts
 
-# %% ../nbs/06_speech.ipynb #06-078
+# %% ../nbs/06_speech.ipynb #06-085
 @torch.no_grad()
 def settle_norms(model:AudioVisualEncoder, lips:LipEncoder, data:SyncData, batch=2, repeats=8):
     "Measure the batch norms' mean and spread anew: after a short training their running averages lag behind the weights"
@@ -619,7 +647,7 @@ def settle_norms(model:AudioVisualEncoder, lips:LipEncoder, data:SyncData, batch
     for _ in range(repeats): sync_loss(model.train(), lips.train(), *data.batch(batch))
     for m in norms: m.momentum = .1
 
-# %% ../nbs/06_speech.ipynb #06-079
+# %% ../nbs/06_speech.ipynb #06-086
 @torch.no_grad()
 def unit_scale(
     model:AudioVisualEncoder,
@@ -631,7 +659,7 @@ def unit_scale(
     norm.weight.div_(float(rms)); norm.bias.div_(float(rms))
     return model
 
-# %% ../nbs/06_speech.ipynb #06-080
+# %% ../nbs/06_speech.ipynb #06-087
 @torch.no_grad()
 def lip_features(
     lips:LipEncoder,
@@ -678,7 +706,7 @@ def offset_accuracy(
     means = F.avg_pool1d(table[None], window, 1)[0][:,max_offset:-max_offset or None][:,::step]
     return ((o[means.argmax(0)] - true).abs() <= tolerance).float().mean().item()
 
-# %% ../nbs/06_speech.ipynb #06-081
+# %% ../nbs/06_speech.ipynb #06-088
 def train_audio_visual_encoder(
     clips,             # Prepared clips, or `SyncClip`s
     seconds=60.,       # Time to train
@@ -693,11 +721,13 @@ def train_audio_visual_encoder(
     lr=1e-3,           # Highest learning rate
     every=0,           # Steps between scores on the test clips; 0: only at the end
     progress=False,
+    speeds=(),         # Rates at which every clip is seen too, such as (.84, .92, 1.09, 1.19)
 )->tuple:              # (AudioVisualEncoder, LipEncoder, history), on the CPU; history: one dict a step
     "Learn from talking faces which sound goes with which mouth (contrastive, with the mouth's shape beside it)"
     torch.manual_seed(seed)
     clips = [c if isinstance(c, SyncClip) else sync_clip(c, f) for c,f in zip(clips, frames or [None]*len(clips))]
-    data, test = SyncData(clips, length, device, seed), [c if isinstance(c, SyncClip) else sync_clip(c) for c in test_clips or []]
+    faster = [at_speed(c, r) for r in speeds for c in clips if len(c.crops)/r >= length + 10]
+    data, test = SyncData(clips + faster, length, device, seed), [c if isinstance(c, SyncClip) else sync_clip(c) for c in test_clips or []]
     model, lips = (m.to(device) for m in start or (AudioVisualEncoder(), LipEncoder()))
     opt = torch.optim.AdamW([*model.parameters(), *lips.parameters()], lr, weight_decay=.02)
     history, began = [], time.perf_counter()
@@ -712,7 +742,7 @@ def train_audio_visual_encoder(
     settle_norms(model, lips, data, batch)
     return unit_scale(model, clips).cpu().eval(), lips.cpu().eval(), history
 
-# %% ../nbs/06_speech.ipynb #06-090
+# %% ../nbs/06_speech.ipynb #06-097
 def save_sync_pair(
     path, model:AudioVisualEncoder, lips:LipEncoder,
     card=None, # What it was trained on and how well it does, as a dict
@@ -748,7 +778,17 @@ def load_audio_visual_encoder(
     state = load_file(path)
     return load_sync_pair(path)[0] if any(k.startswith('ave.') for k in state) else AudioVisualEncoder().load_published(state)
 
-# %% ../nbs/06_speech.ipynb #06-094
+# %% ../nbs/06_speech.ipynb #06-101
+def sync_pair_card(
+    path=None, # File written by `save_sync_pair`; None: the one that ships with the package
+)->dict:
+    "What a sync pair was trained on and how well it does"
+    from safetensors import safe_open
+    path = Path(path or Path(__file__).parent/'static'/'sync_pair.safetensors')
+    if not path.is_file(): raise SpeechError(f'There is no trained sync pair {path}: train one with train_audio_visual_encoder.')
+    with safe_open(path, 'pt') as f: return json.loads((f.metadata() or {}).get('card', '{}'))
+
+# %% ../nbs/06_speech.ipynb #06-111
 def fit_to_person(
     clip,        # A prepared clip or a `SyncClip`
     frames=None, # Its training split

@@ -6,7 +6,7 @@
 __all__ = ['LIPS', 'NOSE', 'HEAD_VERSION', 'lip_rectangles', 'mouth_windows', 'outline', 'TrainingError', 'TrainingData',
            'feature_names', 'window_bounds', 'sample_schedule', 'reference_frame', 'head_depth', 'unproject',
            'surface_gaussians', 'cube_gaussians', 'mouth_gaussians', 'render', 'TalkingHead', 'init_head',
-           'add_audio_visual_features', 'paint', 'over', 'inside_rect', 'Densifier', 'split_gaussians',
+           'add_audio_visual_features', 'closed_frames', 'paint', 'over', 'inside_rect', 'Densifier', 'split_gaussians',
            'replace_gaussians', 'gaussian_optimizer', 'network_optimizer', 'set_rates', 'Trainer', 'write_tensors',
            'read_tensors', 'load_parameters', 'read_frames', 'backdrop_video', 'save_head', 'load_head', 'train']
 
@@ -98,11 +98,13 @@ class TrainingData:
         self.at = torch.as_tensor(self.idx, device=self.device)
 
     def _mouth(self, clip):
+        from syncgaussian.speech import mouth_shape
         rects = lip_rectangles(clip.landmarks[self.idx]) - np.array(self.box[:2]*2)
         corners, self.window = mouth_windows(rects, (self.width, self.height))
         self.rects, self.corners = (torch.as_tensor(np.asarray(a), dtype=torch.float32, device=self.device) for a in (rects, corners))
         self.opening, self.blink = clip.mouth_opening()[self.idx]*512/clip.size, clip.expression[self.idx, 5:7].mean(1)
         self.found = clip.found[self.idx]
+        self.shape = torch.as_tensor(mouth_shape(clip.landmarks[self.idx]), device=self.device)
 
     def __len__(self): return len(self.idx)
 
@@ -271,10 +273,13 @@ class TalkingHead(nn.Module):
         self.face_field = FaceMotionField(audio_dim=cfg.audio_dim, expression_dim=7, levels=cfg.levels, bound=bound, finest=256*bound,
                                          border=border)
         self.mouth_field = MouthMotionField(audio_dim=cfg.audio_dim, levels=cfg.levels, bound=bound, finest=384*bound)
+        self.register_buffer('closed', torch.zeros(cfg.audio_dim))
+        self.mouth_shape = nn.Linear(cfg.audio_dim, 5)
 
-    def listen(self, hu, ave):
-        "Speech windows [B,8,W,D], [B,8,1,512] -> what the encoder makes of them"
-        return self.encoder(hu, ave)
+    def listen(self, hu, ave, silence=None):
+        "Speech windows [B,8,W,D], [B,8,1,512] -> what the encoder makes of them; where `silence` [B] is 1, the closed mouth"
+        out = self.encoder(hu, ave)
+        return out if silence is None else out._replace(a=out.a+(self.closed-out.a)*silence[:, None])
 
     def render_face(self, camera, a=None, e=None, attention=False):
         "Face branch; without `a` the canonical face"
@@ -340,7 +345,30 @@ def add_audio_visual_features(clip:Clip, cfg:SyncGaussianConfig, device:str='cpu
     speech.save_features(clip, name, speech.ave_features(model, clip.wave, clip.n_frames))
     return weights
 
-# %% ../nbs/10_training.ipynb #10-045
+# %% ../nbs/10_training.ipynb #10-042
+def closed_frames(
+    opening:np.ndarray, # [T] mouth opening
+    pause:np.ndarray,   # [T] 1 = pause, 0 = speech
+    found:np.ndarray,   # [T] bool, frames with a face
+    least:int=8,        # So many frames are needed
+)->np.ndarray:          # Frames of the closed mouth
+    "The more closed half of the pauses, or, where there are too few, the most closed frames of all"
+    quiet = np.flatnonzero((pause>0.9) & found & (opening<=np.median(opening[found])))
+    pool, n = (quiet, len(quiet)//2) if len(quiet)>=2*least else (np.flatnonzero(found), least)
+    return pool[opening[pool].argsort()[:max(n, 1)]]
+
+@patch
+@torch.no_grad()
+def learn_closed(self:TalkingHead, data:TrainingData)->TalkingHead:
+    "Remember what the encoder says where this person is silent"
+    from syncgaussian.speech import pauses
+    pause = pauses(data.clip.wave)
+    pause = np.pad(pause, (0, max(0, data.clip.n_frames-len(pause))), mode='edge')[data.idx]
+    i = torch.as_tensor(closed_frames(data.opening, pause, data.found), device=data.device)
+    self.closed.copy_(torch.cat([self.listen(*data.speech(k)).a for k in i.split(64)]).mean(0))
+    return self
+
+# %% ../nbs/10_training.ipynb #10-048
 def paint(image:Tensor, mask:Tensor, colour:Tensor)->Tensor:
     "Keep image [B,H,W,3] where mask [B,H,W] is set, colour [B,3] elsewhere"
     return torch.where(mask[..., None], image, colour[:, None, None])
@@ -355,7 +383,7 @@ def inside_rect(rects:Tensor, height:int, width:int)->Tensor:
     x0, y0, x1, y1 = rects[:, :, None].unbind(1)
     return ((y>=y0)&(y<=y1))[:, :, None] & ((x>=x0)&(x<=x1))[:, None]
 
-# %% ../nbs/10_training.ipynb #10-048
+# %% ../nbs/10_training.ipynb #10-051
 @patch
 def face_loss(self:TalkingHead, data:TrainingData, i:Tensor, a, colour:Tensor):
     "Loss of the face branch on frames [B] (Eq. 7, and its part of Eq. 8)"
@@ -374,7 +402,7 @@ def face_loss(self:TalkingHead, data:TrainingData, i:Tensor, a, colour:Tensor):
         loss = loss + cfg.attention_weight*wander.mean()
     return loss, r
 
-# %% ../nbs/10_training.ipynb #10-050
+# %% ../nbs/10_training.ipynb #10-053
 @patch
 def mouth_loss(self:TalkingHead, data:TrainingData, i:Tensor, a, colour:Tensor):
     "Loss of the inside-mouth branch on the windows around the lips of frames [B]"
@@ -387,7 +415,7 @@ def mouth_loss(self:TalkingHead, data:TrainingData, i:Tensor, a, colour:Tensor):
     fill = ((1-r.alpha[..., 0])*rect).mean() + (r.alpha[..., 0]*~rect).mean()
     return reconstruction_loss(shown, target, self.cfg.lambda_dssim) + 1e-2*fill, r
 
-# %% ../nbs/10_training.ipynb #10-053
+# %% ../nbs/10_training.ipynb #10-056
 class Densifier:
     "Clones, splits and prunes one cloud"
     def __init__(self, gaussians:Gaussians, cfg:SyncGaussianConfig, total:int):
@@ -413,7 +441,7 @@ class Densifier:
         every = self.cfg.densify_every
         return frames//every > (frames-batch)//every and frames <= self.cfg.densify_until*self.total
 
-# %% ../nbs/10_training.ipynb #10-054
+# %% ../nbs/10_training.ipynb #10-057
 @patch
 @torch.no_grad()
 def step(self:Densifier, optimizer, frames:int, generator:torch.Generator):
@@ -433,7 +461,7 @@ def step(self:Densifier, optimizer, frames:int, generator:torch.Generator):
     replace_gaussians(g, optimizer, keep&~large, extra)
     self.reset()
 
-# %% ../nbs/10_training.ipynb #10-056
+# %% ../nbs/10_training.ipynb #10-059
 def split_gaussians(g:Gaussians, large:Tensor, small:Tensor, generator:torch.Generator)->dict:
     "Parameters of two children for each large Gaussian and one copy of each small one"
     params = {k:torch.cat([p[large], p[large], p[small]]) for k,p in g.named_parameters()}
@@ -457,7 +485,7 @@ def replace_gaussians(g:Gaussians, optimizer, keep:Tensor, extra:dict):
         group['params'][0] = new
         setattr(g, name, new)
 
-# %% ../nbs/10_training.ipynb #10-059
+# %% ../nbs/10_training.ipynb #10-062
 def gaussian_optimizer(g:Gaussians, bound:float, batch:int, short:float, colours_only:bool=False):
     "Adam over a cloud's parameters, one named group each; `short` > 1 raises the rates of short schedules"
     rates = dict(means=1.6e-4*bound*short, quats=1e-3*short, log_scales=3e-3*short, logit_opacities=2e-2*short, sh0=2.5e-3*short, shN=1.25e-4*short)
@@ -480,7 +508,7 @@ def set_rates(optimizer, progress:float):
         group.setdefault('initial_lr', group['lr'])
         group['lr'] = group['initial_lr']*(0.1+0.9*(1+math.cos(math.pi*min(1, progress)))/2)
 
-# %% ../nbs/10_training.ipynb #10-062
+# %% ../nbs/10_training.ipynb #10-065
 class Trainer:
     "The three stages over one clip"
     stages = ('canonical', 'motion', 'colour')
@@ -519,7 +547,7 @@ class Trainer:
             k -= self.steps[s]
         return 'finished', 0
 
-# %% ../nbs/10_training.ipynb #10-064
+# %% ../nbs/10_training.ipynb #10-067
 @patch
 def branches(self:Trainer)->tuple:
     "Which branches this step trains: both, or (`together=False`) the face in the first half of a stage and the mouth in the second"
@@ -537,6 +565,7 @@ def geometry_step(self:Trainer)->dict:
         out = head.listen(*self.noisy(*data.speech(torch.cat(frames))))
         heard = dict(zip(names, out.a.split(cfg.batch)))
         if cfg.lambda_ah and out.a_ave is not None: losses['L_ah'] = cfg.lambda_ah*alignment_loss(out.a, out.a_ave, cfg.stop_gradient)
+        if cfg.lambda_shape: losses['shape'] = cfg.lambda_shape*nn.functional.mse_loss(head.mouth_shape(out.a), data.shape[torch.cat(frames)])
     for b, i in zip(names, frames):
         losses[b], r = getattr(head, f'{b}_loss')(data, i, heard[b], colour)
         self.seen[b] = r
@@ -563,7 +592,7 @@ def _densify(self:Trainer, names):
         d.observe(self.seen.pop(b).info, *((self.data.width, self.data.height) if b=='face' else self.data.window))
         if d.due(frames, self.cfg.batch): d.step(self.opt[b], frames, generator)
 
-# %% ../nbs/10_training.ipynb #10-066
+# %% ../nbs/10_training.ipynb #10-069
 @patch
 def colour_step(self:Trainer)->dict:
     "One step of stage 3 (Eq. 9): only spherical harmonics move"
@@ -593,7 +622,7 @@ def perceptual(self:Trainer, x:Tensor, y:Tensor, i:Tensor)->Tensor:
     cut = lambda z: torch.stack([z[k%len(i), c[1]:c[1]+p, c[0]:c[0]+p] for k, c in enumerate(corners)])
     return lpips_model(x.device)(cut(x), cut(y)).mean()
 
-# %% ../nbs/10_training.ipynb #10-068
+# %% ../nbs/10_training.ipynb #10-071
 @patch
 def step(self:Trainer)->dict:
     "The next step of whatever stage is due"
@@ -631,7 +660,7 @@ def run(self:Trainer, until:int=None, progress:bool=True, checkpoint:Path=None, 
     bar.close()
     return self
 
-# %% ../nbs/10_training.ipynb #10-071
+# %% ../nbs/10_training.ipynb #10-074
 def write_tensors(path:Path, tensors:dict, info:dict):
     "safetensors with a JSON inside, written beside and moved into place"
     temporary = Path(path).with_suffix('.tmp')
@@ -671,7 +700,7 @@ def load(self:Trainer, path:Path)->'Trainer':
     for b, d in self.densifiers.items(): d.reset(); d.pull.copy_(tensors[f'density.{b}.pull']); d.seen.copy_(tensors[f'density.{b}.seen'])
     return self
 
-# %% ../nbs/10_training.ipynb #10-072
+# %% ../nbs/10_training.ipynb #10-075
 def load_parameters(head:TalkingHead, tensors:dict):
     "Load a state dict whose clouds may have another number of Gaussians"
     for branch in ('face', 'mouth'):
@@ -679,7 +708,7 @@ def load_parameters(head:TalkingHead, tensors:dict):
         for name, p in list(g.named_parameters()): setattr(g, name, nn.Parameter(torch.empty_like(tensors[f'{branch}.{name}'], device=p.device)))
     head.load_state_dict(tensors)
 
-# %% ../nbs/10_training.ipynb #10-077
+# %% ../nbs/10_training.ipynb #10-080
 def read_frames(
     path,                # An mp4 written by `write_video`
     idx:np.ndarray,      # Frame numbers, in any order
@@ -698,7 +727,7 @@ def backdrop_video(clip:Clip)->Path:
         write_video(path, (f for c in chunks for f in clip.backdrop(c)), fps=25, crf=10, gop=25)
     return path
 
-HEAD_VERSION = 1
+HEAD_VERSION = 2
 
 def save_head(
     head:TalkingHead,
@@ -735,7 +764,7 @@ def load_head(
     head.box, head.size, head.info, head.dir = tuple(info['box']), info['size'], info, path
     return head.to(device).eval()
 
-# %% ../nbs/10_training.ipynb #10-080
+# %% ../nbs/10_training.ipynb #10-083
 def _existing(out:Path, cfg:SyncGaussianConfig):
     "A finished head with this very config, or None; another config is an error"
     for name in ('head.safetensors', 'checkpoint.safetensors'):
@@ -765,6 +794,7 @@ def train(
     trainer, checkpoint = Trainer(init_head(data, cfg), data, cfg), out/'checkpoint.safetensors'
     if checkpoint.exists(): trainer.load(checkpoint)
     trainer.run(progress=progress, checkpoint=checkpoint, watch=watch)
+    trainer.head.learn_closed(data)
     record = dict(seconds=trainer.seconds, device=torch.cuda.get_device_name() if device!='cpu' else 'cpu', history=trainer.history, train_frames=len(data))
     save_head(trainer.head, out, clip, record)
     checkpoint.unlink(missing_ok=True)
