@@ -9,7 +9,8 @@ __all__ = ['CLIP_VERSION', 'FPS', 'LABELS', 'AAC_RATES', 'FACE_OVAL', 'INNER_LIP
            'repeated_frames', 'choose_times', 'choose_crop', 'fill_polygon', 'guided_filter', 'person_mask', 'jaw_line',
            'head_side', 'parse_face', 'inside_mouth', 'neck_area', 'Background', 'fill_smoothly', 'smooth',
            'upper_face', 'Manifest', 'open_manifest', 'Clip', 'frames', 'iter_frames', 'labels', 'features', 'split',
-           'mouth_opening', 'mouth_box', 'head_box', 'remove_head', 'backdrop', 'loudness', 'lip_lag', 'prepare_clip']
+           'mouth_opening', 'mouth_box', 'head_box', 'remove_head', 'backdrop', 'to_ernerf', 'loudness', 'lip_lag',
+           'prepare_clip']
 
 # %% ../nbs/04_clip.ipynb #04-003
 import contextlib
@@ -1101,7 +1102,28 @@ def backdrop(
     for i,(image,label) in enumerate(zip(out, self.labels(idx))): out[i] = remove_head(image, label, self.background)
     return out
 
-# %% ../nbs/04_clip.ipynb #04-130
+# %% ../nbs/04_clip.ipynb #04-129
+@_patch_to(Clip)
+def to_ernerf(
+    self,
+    folder, # New or empty folder
+)->Path:
+    "Write the clip as ER-NeRF, TalkingGaussian and their kin read it"
+    from syncgaussian.ernerf import write_ernerf
+    return write_ernerf(self, folder)
+
+def _from_ernerf(
+    folder, # Prepared for ER-NeRF or TalkingGaussian
+    out_dir, # Folder of the clip; an interrupted one is resumed
+    progress=True, # Show bars
+)->Clip:
+    "Read a folder that was prepared for ER-NeRF or TalkingGaussian into a clip folder"
+    from syncgaussian.ernerf import read_ernerf
+    return read_ernerf(folder, out_dir, progress)
+
+Clip.from_ernerf = staticmethod(_from_ernerf)
+
+# %% ../nbs/04_clip.ipynb #04-132
 def _prefetch(items, n=16):
     "Produce items in a thread of their own"
     box, end = queue.Queue(n), object()
@@ -1134,7 +1156,7 @@ def _parallel(work, items, tools):
             if len(pending) > 2*len(tools): yield pending.popleft().result()
         while pending: yield pending.popleft().result()
 
-# %% ../nbs/04_clip.ipynb #04-131
+# %% ../nbs/04_clip.ipynb #04-133
 def _choose_shot(video, out, shot, progress):
     "The scan (kept in scan.npz) and the shot to take. Raises ClipError where there is none"
     path = out/'scan.npz'
@@ -1154,7 +1176,7 @@ def _choose_shot(video, out, shot, progress):
     k = int(np.argmax([s['end']-s['start'] for s in shots])) if shot is None else shot%len(shots)
     return scan, shots, k
 
-# %% ../nbs/04_clip.ipynb #04-132
+# %% ../nbs/04_clip.ipynb #04-134
 def _note(manifest, step, text):
     "Say what was chosen, now and in the manifest"
     manifest.data.setdefault('notes', []).append(dict(step=step, text=text))
@@ -1169,7 +1191,7 @@ def _describe(m, scan, shots, k, crop, size, repeats):
     if repeats>0.05: _note(m, 'frames', f'{repeats:.0%} of the frames in the file repeat the one before')
     if crop[2]<0.9*size: _note(m, 'frames', f'the square around the head is {crop[2]} px wide and is enlarged to {size} px')
 
-# %% ../nbs/04_clip.ipynb #04-133
+# %% ../nbs/04_clip.ipynb #04-135
 class _RowFile:
     "A .npy file [n,*shape] float32, written row by row; a missing row (None) lies straight between its neighbours"
     def __init__(self, path, n, *shape):
@@ -1195,7 +1217,7 @@ def _rows(path, n=64):
     "Rows of a .npy file, read a few at a time"
     for a in range(0, len(np.load(path, 'r')), n): yield from np.array(np.load(path, 'r')[a:a+n])
 
-# %% ../nbs/04_clip.ipynb #04-136
+# %% ../nbs/04_clip.ipynb #04-138
 def _longest(found, gap=12):
     "(first, last) of the longest stretch in which the face is never missing for more than `gap` frames"
     seen = np.flatnonzero(found)
@@ -1204,24 +1226,21 @@ def _longest(found, gap=12):
     run = max(runs, key=len)
     return max(0, run[0] - (gap if run[0]<=gap else 0)), min(len(found), run[-1]+1 + (gap if len(found)-1-run[-1]<=gap else 0))
 
-def _film(video, times, crop, size, out, shot, progress):
-    "Write frames.mp4, landmarks.npy [T,478,3] and blendshapes.npy [T,52]; returns found [T]"
-    n, fine = len(times), max(size, min(crop[2], 512))
+def _film(images, n, size, out, near=None, faces=1, progress=True):
+    "Write frames.mp4, landmarks.npy [T,478,3] and blendshapes.npy [T,52] of n square images; returns found [T]"
     landmarks, shapes, found = _RowFile(out/'landmarks.npy', n, 478, 3), _RowFile(out/'blendshapes.npy', n, 52), np.zeros(n, bool)
-    def passing(landmarker):
-        near = _face_centre(shot, crop, fine)
-        source = _prefetch(_cut(image, crop, fine) for image in _frames_at(video, times))
-        for k,image in enumerate(_bar(source, n, 'landmarks', progress)):
+    def passing(landmarker, near):
+        for k,image in enumerate(_bar(_prefetch(images), n, 'landmarks', progress)):
             got = _track(image, k, landmarker, near)
             if got: found[k], near = True, _centre(got[0])
-            landmarks.add(got and got[0]*np.float32(size/fine)), shapes.add(got and got[1])
-            yield _cut(image, (0,0,fine), size)
-    with _landmarker(min(shot['faces'], 3)) as landmarker:
-        write_video(out/'frames.mp4', passing(landmarker), crf=8, gop=25, synthetic=False)
+            landmarks.add(got and got[0]*np.float32(size/len(image))), shapes.add(got and got[1])
+            yield _cut(image, (0,0,len(image)), size)
+    with _landmarker(faces) as landmarker:
+        write_video(out/'frames.mp4', passing(landmarker, near), crf=8, gop=25, synthetic=False)
     landmarks.close(), shapes.close()
     return found
 
-# %% ../nbs/04_clip.ipynb #04-137
+# %% ../nbs/04_clip.ipynb #04-139
 def _face_centre(shot, crop, side):
     "Where the face is, mostly, in the cropped picture (px of a square of this side)"
     x0,y0,x1,y1 = np.median(shot['boxes'][:,1:], 0)
@@ -1233,8 +1252,10 @@ def _frames_step(video, m, scan, shots, k, size, max_seconds, progress):
     times, repeats = choose_times(scan, shot, max_seconds)
     crop = choose_crop(shot['boxes'], *map(int, scan.size))
     _describe(m, scan, shots, k, crop, size, repeats)
+    fine = max(size, min(crop[2], 512))                       # landmarks are looked for at up to 512 px
     while True:
-        found = _film(video, times, crop, size, out, shot, progress)
+        images = (_cut(image, crop, fine) for image in _frames_at(video, times))
+        found = _film(images, len(times), size, out, _face_centre(shot, crop, fine), min(shot['faces'], 3), progress)
         a,b = _longest(found)
         if b-a < 2*FPS: raise ClipError(f'{video.name}: the face is never seen for 2 s on end in this shot; film it unhidden')
         if b-a==len(found): break
@@ -1244,9 +1265,9 @@ def _frames_step(video, m, scan, shots, k, size, max_seconds, progress):
     _save(out/'expression.npy', upper_face(np.load(out/'blendshapes.npy')))
     m.data |= dict(n_frames=len(times), start=float(times[0]), video_start=float(scan.times[0]))
 
-# %% ../nbs/04_clip.ipynb #04-138
-def _labels_step(m, progress):
-    "Label maps, the head's boxes and the background plate"
+# %% ../nbs/04_clip.ipynb #04-140
+def _labels_step(m, progress, known=lambda k: None):
+    "Label maps (unless known(k) has one), the head's boxes and the background plate"
     import cv2
     out, n, size = m.path.parent, m.data['n_frames'], m.data['size']
     new, plate = out/'.labels', Background(size)
@@ -1254,7 +1275,8 @@ def _labels_step(m, progress):
     new.mkdir()
     def work(segmenter, item):
         (k,image),landmarks = item
-        label = parse_face(image, landmarks, person_mask(image, segmenter))
+        label = known(k)
+        if label is None: label = parse_face(image, landmarks, person_mask(image, segmenter))
         cv2.imwrite(str(new/f'{k:06d}.png'), label, [cv2.IMWRITE_PNG_COMPRESSION, 2])
         return image, label
     boxes, stride = [], max(5, n//80)
@@ -1276,7 +1298,7 @@ def _save_png(path, image):
     tmp.write_bytes(cv2.imencode('.png', image[...,::-1])[1].tobytes())
     os.replace(tmp, path)
 
-# %% ../nbs/04_clip.ipynb #04-141
+# %% ../nbs/04_clip.ipynb #04-143
 def loudness(
     wave, # [S] 16 kHz
 )->np.ndarray: # [S//640] mean square of each frame's samples
@@ -1299,7 +1321,7 @@ def lip_lag(
     others = np.delete(score, slice(max(0, best-2), best+3))
     return best-most, float(score[best]/max(others.max(), 0.05))
 
-# %% ../nbs/04_clip.ipynb #04-145
+# %% ../nbs/04_clip.ipynb #04-147
 def _write_m4a(path, blocks, rate):
     "aac file of blocks [channels,n], complete or not at all"
     import av
@@ -1352,7 +1374,7 @@ def _say_lag(m, opening, loud):
     _note(m, 'sound', f'the lips seem to move {abs(lag)/FPS:.2f} s {"after" if lag>0 else "before"} the sound; '
                       f'if so, prepare again with sound_offset={lag/FPS:.2f} (--sound-offset)')
 
-# %% ../nbs/04_clip.ipynb #04-146
+# %% ../nbs/04_clip.ipynb #04-148
 def prepare_clip(
     video, # Any video of a talking face
     out_dir, # Folder for the clip; an interrupted one is resumed
