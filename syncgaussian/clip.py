@@ -653,20 +653,38 @@ def jaw_line(
 
 # %% ../nbs/04_clip.ipynb #04-088
 def head_side(
+    frame, # uint8 [H,W,3]
     body, # [H,W] bool: the person
+    face, # [H,W] bool: the person inside the face oval
     landmarks, # [478,3] px
 )->np.ndarray: # [H,W] bool
-    "Pixels above the jaw line, without shoulders that reach up to it"
+    "Pixels above the jaw line, without shoulders and collars that reach up to it"
     h,w = body.shape
     line = jaw_line(landmarks, w)
     rows = np.arange(h)[:,None]
     above = rows+0.5 < line
     gap = np.where(above & ~body, rows, -1).max(0)      # the lowest background above the line, in each column
     tall = np.linalg.norm(landmarks[10,:2] - landmarks[152,:2])
-    x, oval = np.arange(w)+0.5, landmarks[list(FACE_OVAL),0]
-    shoulder = (line-gap < 0.15*tall) & ((x < oval.min()) | (x > oval.max()))
+    shoulder = (line-gap < 0.15*tall) & ~(face & above & (rows>gap)).any(0)
     above[:,shoulder] &= rows <= gap[shoulder]
+    above &= rows+0.5 < line - _collars(frame, body, face, above, line, 0.15*tall)
     return above
+
+def _collars(frame, body, face, above, line, reach):
+    "How far, in each column, the colour of what lies below the line goes on above it, under the face [W] px"
+    rows, tall = np.arange(len(body))[:,None], np.zeros(body.shape[1])
+    foot, last = np.where(face & above, rows, -1).max(0), np.minimum(line.astype(int), len(body)-5)
+    columns = np.flatnonzero(face.any(0))
+    if not len(columns): return tall
+    beside = body & above & (rows > line-reach)
+    hair = np.r_[beside[:,:columns[0]].sum(), beside[:,columns[-1]+1:].sum()] > 0.05*reach**2
+    for x in columns[(last-foot > 1)[columns] & (foot[columns] > 4) & ~hair[(columns > columns.mean()).astype(int)]]:
+        a, b = foot[x]+1, last[x]
+        if not body[b:b+5,x].all(): continue
+        piece, below, cheek = frame[a:b,x].astype(float), frame[b+1:b+5,x].mean(0), frame[a-5:a-1,x].mean(0)
+        other = (abs(piece-below).sum(1) >= abs(piece-cheek).sum(1)) | ~body[a:b,x]
+        tall[x] = b-a - (np.flatnonzero(other)[-1]+1 if other.any() else 0)
+    return np.median(np.stack([np.roll(tall, k) for k in range(-2, 3)]), 0)
 
 # %% ../nbs/04_clip.ipynb #04-089
 def parse_face(
@@ -678,7 +696,7 @@ def parse_face(
     h,w = person.shape
     body = _largest(person > 0.5, landmarks)
     face = body & (fill_polygon(landmarks[list(FACE_OVAL),:2], h, w, fine=2) > 0.5)
-    above = head_side(body, landmarks)
+    above = head_side(frame, body, face, landmarks)
     label = np.where(body, LABELS['torso'], 0).astype(np.uint8)
     label[body & above] = LABELS['hair']
     label[neck_area(frame, landmarks, body & ~above)] = LABELS['neck']
@@ -1073,23 +1091,42 @@ def remove_head(
     _grow_neck(out[box], frame, head[box], label, box, round(strip*n))
     return out
 
+def _neck_colours(colours, reach=30):
+    "Each column's colour [n,3], where it is unlike the middle's that of its neighbours; smooth from column to column"
+    n = len(colours)
+    middle = np.median(colours[n//3:n-n//3], 0)
+    w = 1/(1 + (abs(colours-middle).max(-1)/reach)**4)
+    r = n//16 + 2
+    kernel = np.exp(-(np.arange(-3*r, 3*r+1)/r)**2/2)
+    blur = lambda v: np.convolve(np.pad(v, 3*r, mode='edge'), kernel, 'valid')
+    total = blur(w) + 0.05*kernel.sum()
+    return np.stack([(blur(w*c) + 0.05*kernel.sum()*m)/total for c,m in zip(colours.T, middle)], -1)
+
+def _under_jaw(x, bottom, steep=3.5, over=4):
+    "The columns around the chin, up to where the head's lower border turns upright (a cheek beside something dark is no jaw)"
+    if len(x) <= over: return x
+    y, chin = bottom[x], int(bottom[x].argmax())
+    walls = np.flatnonzero(abs(y[over:] - y[:-over]) > steep*over)
+    left, right = walls[walls+over//2 < chin] + over, walls[walls+over//2 >= chin]
+    return x[(left[-1] if len(left) else 0):(right[0]+1 if len(right) else None)]
+
 def _grow_neck(out, frame, head, label, box, tall):
-    "Continue each column's topmost colour under the head upwards, ever darker, within the head (`out`, `head`: the box only)"
-    edge = max(1, len(frame)//170)                            # rows under the jaw that hold colours of the face
+    "Continue the neck's colours under the head upwards, ever darker, within the head (`out`, `head`: the box only)"
+    edge = max(2, len(frame)//100)                            # rows under the jaw that hold colours of the face
     y0, x0, last = box[0].start, box[1].start, len(frame)-1
     bottom = (head*np.arange(1, len(head)+1, dtype=np.uint16)[:,None]).max(0).astype(int) - 1 # of the head, in each column
     under = label[np.minimum(bottom+y0+1, last), np.arange(x0, x0+len(bottom))]
     x = np.flatnonzero((bottom>=0) & ((under==LABELS['neck']) | (under==LABELS['torso'])))
-    if not len(x): return
-    below = np.minimum(bottom[x] + y0 + edge + np.arange(1, 5)[:,None], last)
-    colour = np.pad(frame[below, x0+x].mean(0), ((4,4),(0,0)), mode='edge')
-    colour = sum(colour[k:k+len(x)] for k in range(9))/9      # [n,3]
-    rows = np.minimum(bottom[x] + edge - np.arange(tall+edge)[:,None], len(head)-1) # [tall,n]
-    side = np.minimum(np.arange(len(x)), np.arange(len(x))[::-1])/(0.15*len(x))
-    reach = edge + tall*side.clip(0.2, 1)                     # lower towards the sides: no horns beside the jaw
-    inside = (rows>=0) & (np.arange(len(rows))[:,None]<reach) & (head[rows.clip(0), x] | (rows>bottom[x]))
+    x = _under_jaw(x, bottom)
+    if len(x) < 3: return
+    colour = _neck_colours(frame[np.minimum(bottom[x] + y0 + edge + np.arange(1, 5)[:,None], last), x0+x].mean(0))
+    up = np.arange(-edge, tall)[:,None]                       # rows above the bottom of the head
+    rows, end = bottom[x] - up, np.minimum(np.arange(len(x)), np.arange(len(x))[::-1])
+    inside = (rows>=0) & (rows<len(head)) & (up<end) & (up>-end) & (head[rows.clip(0, len(head)-1), x] | (up<0))
     r,c = np.nonzero(inside)
-    out[rows[r,c], x[c]] = colour[c]*(0.988**np.arange(len(rows)))[r,None]
+    a = (1 + up[r]/(edge+1)).clip(0, 1)                       # fades into the recorded neck
+    target = colour[c]*0.988**up[r].clip(0)
+    out[rows[r,c], x[c]] = a*target + (1-a)*out[rows[r,c], x[c]]
 
 @_patch_to(Clip)
 def backdrop(
