@@ -63,7 +63,7 @@ def rounded(x):
 if __name__=='__main__':
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--minutes', type=float, nargs='+', default=[1, 5, 10]); p.add_argument('--size', type=int, default=256)
-    p.add_argument('--clip'); p.add_argument('--sound'); p.add_argument('--json'); p.add_argument('--one', nargs=2, help=argparse.SUPPRESS)
+    p.add_argument('--clip'); p.add_argument('--sound'); p.add_argument('--keep', help='folder for the prepared clip (with --clip)'); p.add_argument('--json'); p.add_argument('--one', nargs=2, help=argparse.SUPPRESS)
     a = p.parse_args()
     if a.one:
         print(json.dumps(rounded(measure(*a.one, a.size, a.sound)))); sys.exit()
@@ -72,7 +72,7 @@ if __name__=='__main__':
         with tempfile.TemporaryDirectory() as d:
             video = a.clip or sample_for(minutes, Path(d)/f'sample_{minutes:g}min.mp4')
             extra = ['--sound', a.sound] if a.sound else []
-            done = subprocess.run([sys.executable, __file__, '--one', str(video), d+'/clip', '--size', str(a.size), *extra], capture_output=True, text=True)
+            done = subprocess.run([sys.executable, __file__, '--one', str(video), a.keep or d+'/clip', '--size', str(a.size), *extra], capture_output=True, text=True)
             if done.returncode: sys.exit(f'{video}: {done.stderr.strip().splitlines()[-1]}')
         rows.append(json.loads(done.stdout.strip().splitlines()[-1])); r = rows[-1]
         print(f"{r['video']}: {r['seconds_of_video']:.0f} s at {r['size']} px, {r['cpu_seconds']:.0f} s of CPU ({r['times_duration']:.2f} x), "

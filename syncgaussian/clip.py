@@ -1091,6 +1091,13 @@ def remove_head(
     _grow_neck(out[box], frame, head[box], label, box, round(strip*n))
     return out
 
+def _strip_colours(colours, hair):
+    "The colour [n,3] that each column goes on in: hair in its own, the rest in the neck's; smooth from column to column"
+    own = np.pad(colours, ((4,4),(0,0)), mode='edge')
+    out = sum(own[k:k+len(colours)] for k in range(9))/9
+    if (~hair).sum() > 2: out[~hair] = _neck_colours(colours[~hair])
+    return out
+
 def _neck_colours(colours, reach=30):
     "Each column's colour [n,3], where it is unlike the middle's that of its neighbours; smooth from column to column"
     n = len(colours)
@@ -1119,7 +1126,10 @@ def _grow_neck(out, frame, head, label, box, tall):
     x = np.flatnonzero((bottom>=0) & ((under==LABELS['neck']) | (under==LABELS['torso'])))
     x = _under_jaw(x, bottom)
     if len(x) < 3: return
-    colour = _neck_colours(frame[np.minimum(bottom[x] + y0 + edge + np.arange(1, 5)[:,None], last), x0+x].mean(0))
+    near = lambda at: frame[(bottom[x] + y0 + at).clip(0, last), x0+x].mean(0)
+    below, above = near(edge + np.arange(1, 5)[:,None]), near(-edge - np.arange(1, 9)[:,None])
+    hair = np.all([label[(bottom[x]+y0-up).clip(0), x0+x]==LABELS['hair'] for up in (0, len(frame)//25)], 0)
+    colour = _strip_colours(below, hair & (abs(below-above).max(-1)<50))        # hair that goes on below the head
     up = np.arange(-edge, tall)[:,None]                       # rows above the bottom of the head
     rows, end = bottom[x] - up, np.minimum(np.arange(len(x)), np.arange(len(x))[::-1])
     inside = (rows>=0) & (rows<len(head)) & (up<end) & (up>-end) & (head[rows.clip(0, len(head)-1), x] | (up<0))
