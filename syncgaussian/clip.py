@@ -9,7 +9,8 @@ __all__ = ['CLIP_VERSION', 'FPS', 'LABELS', 'AAC_RATES', 'FACE_OVAL', 'INNER_LIP
            'repeated_frames', 'choose_times', 'choose_crop', 'fill_polygon', 'guided_filter', 'person_mask', 'jaw_line',
            'head_side', 'parse_face', 'inside_mouth', 'neck_area', 'Background', 'fill_smoothly', 'smooth',
            'upper_face', 'Manifest', 'open_manifest', 'Clip', 'frames', 'iter_frames', 'labels', 'features', 'split',
-           'mouth_opening', 'mouth_box', 'head_box', 'remove_head', 'backdrop', 'lip_lag', 'prepare_clip']
+           'mouth_opening', 'mouth_box', 'head_box', 'remove_head', 'backdrop', 'to_ernerf', 'loudness', 'lip_lag',
+           'prepare_clip']
 
 # %% ../nbs/04_clip.ipynb #04-003
 import contextlib
@@ -652,20 +653,38 @@ def jaw_line(
 
 # %% ../nbs/04_clip.ipynb #04-088
 def head_side(
+    frame, # uint8 [H,W,3]
     body, # [H,W] bool: the person
+    face, # [H,W] bool: the person inside the face oval
     landmarks, # [478,3] px
 )->np.ndarray: # [H,W] bool
-    "Pixels above the jaw line, without shoulders that reach up to it"
+    "Pixels above the jaw line, without shoulders and collars that reach up to it"
     h,w = body.shape
     line = jaw_line(landmarks, w)
     rows = np.arange(h)[:,None]
     above = rows+0.5 < line
     gap = np.where(above & ~body, rows, -1).max(0)      # the lowest background above the line, in each column
     tall = np.linalg.norm(landmarks[10,:2] - landmarks[152,:2])
-    x, oval = np.arange(w)+0.5, landmarks[list(FACE_OVAL),0]
-    shoulder = (line-gap < 0.15*tall) & ((x < oval.min()) | (x > oval.max()))
+    shoulder = (line-gap < 0.15*tall) & ~(face & above & (rows>gap)).any(0)
     above[:,shoulder] &= rows <= gap[shoulder]
+    above &= rows+0.5 < line - _collars(frame, body, face, above, line, 0.15*tall)
     return above
+
+def _collars(frame, body, face, above, line, reach):
+    "How far, in each column, the colour of what lies below the line goes on above it, under the face [W] px"
+    rows, tall = np.arange(len(body))[:,None], np.zeros(body.shape[1])
+    foot, last = np.where(face & above, rows, -1).max(0), np.minimum(line.astype(int), len(body)-5)
+    columns = np.flatnonzero(face.any(0))
+    if not len(columns): return tall
+    beside = body & above & (rows > line-reach)
+    hair = np.r_[beside[:,:columns[0]].sum(), beside[:,columns[-1]+1:].sum()] > 0.05*reach**2
+    for x in columns[(last-foot > 1)[columns] & (foot[columns] > 4) & ~hair[(columns > columns.mean()).astype(int)]]:
+        a, b = foot[x]+1, last[x]
+        if not body[b:b+5,x].all(): continue
+        piece, below, cheek = frame[a:b,x].astype(float), frame[b+1:b+5,x].mean(0), frame[a-5:a-1,x].mean(0)
+        other = (abs(piece-below).sum(1) >= abs(piece-cheek).sum(1)) | ~body[a:b,x]
+        tall[x] = b-a - (np.flatnonzero(other)[-1]+1 if other.any() else 0)
+    return np.median(np.stack([np.roll(tall, k) for k in range(-2, 3)]), 0)
 
 # %% ../nbs/04_clip.ipynb #04-089
 def parse_face(
@@ -677,7 +696,7 @@ def parse_face(
     h,w = person.shape
     body = _largest(person > 0.5, landmarks)
     face = body & (fill_polygon(landmarks[list(FACE_OVAL),:2], h, w, fine=2) > 0.5)
-    above = head_side(body, landmarks)
+    above = head_side(frame, body, face, landmarks)
     label = np.where(body, LABELS['torso'], 0).astype(np.uint8)
     label[body & above] = LABELS['hair']
     label[neck_area(frame, landmarks, body & ~above)] = LABELS['neck']
@@ -866,12 +885,12 @@ class Clip:
 
     def __len__(self): return self.n_frames
     def __repr__(self): return f'Clip({self.dir.name}: {self.n_frames} frames, {self.size} px, {self.n_frames/self.fps:.1f} s)'
-    def _load(self, name): return np.load(self.dir/f'{name}.npy')[:self.n_frames]
+    def _load(self, name, mmap_mode=None): return np.load(self.dir/f'{name}.npy', mmap_mode)[:self.n_frames]
 
-    @cached_property
-    def landmarks(self): "[T,478,3] px"; return self._load('landmarks')
-    @cached_property
-    def blendshapes(self): "[T,52] in [0,1], in the order of BLENDSHAPES"; return self._load('blendshapes')
+    @property
+    def landmarks(self): "[T,478,3] px, mapped from its file: only what is indexed is read"; return self._load('landmarks', 'c')
+    @property
+    def blendshapes(self): "[T,52] in [0,1], in the order of BLENDSHAPES, mapped"; return self._load('blendshapes', 'c')
     @cached_property
     def expression(self): "e [T,7] in [0,1], in the order of EXPRESSION"; return self._load('expression')
     @cached_property
@@ -901,18 +920,21 @@ def _read_png(path):
     if image is None: raise ClipError(f'{path} is missing or damaged; prepare the clip again')
     return image if image.ndim==2 else np.ascontiguousarray(image[...,::-1])
 
-def _read_wav(path):
+def _read_wav(path, block=1<<20):
     "Mono 16-bit wav as float32"
     import wave
-    with wave.open(str(path)) as f: return np.frombuffer(f.readframes(f.getnframes()), np.int16).astype(np.float32)/32768
+    with wave.open(str(path)) as f:
+        out = np.empty(f.getnframes(), np.float32)
+        for i in range(0, len(out), block): out[i:i+block] = np.frombuffer(f.readframes(block), '<i2')/np.float32(32768)
+    return out
 
-def _write_wav(path, samples, rate=16000):
-    "Mono 16-bit wav, complete or not at all"
+def _write_wav(path, blocks, rate=16000):
+    "Mono 16-bit wav of blocks [n], complete or not at all"
     import wave
     tmp = path.with_name(f'.{path.name}.{os.getpid()}')
     with wave.open(str(tmp), 'wb') as f:
         f.setnchannels(1), f.setsampwidth(2), f.setframerate(rate)
-        f.writeframes((samples.clip(-1, 1)*32767).round().astype('<i2').tobytes())
+        for samples in blocks: f.writeframes((samples.clip(-1, 1)*32767).round().astype('<i2').tobytes())
     os.replace(tmp, path)
 
 # %% ../nbs/04_clip.ipynb #04-117
@@ -995,7 +1017,7 @@ def features(
     have = sorted(p.stem for p in path.parent.glob('*.npy'))
     if not path.is_file(): raise ClipError(f'{self.dir} has no features "{name}" (it has: {", ".join(have) or "none"}); '
                                            f'prepare it with them: syncgaussian prepare VIDEO -o {self.dir}')
-    return np.load(path)
+    return np.load(path, mmap_mode='c')
 
 @_patch_to(Clip)
 def split(
@@ -1069,23 +1091,52 @@ def remove_head(
     _grow_neck(out[box], frame, head[box], label, box, round(strip*n))
     return out
 
+def _strip_colours(colours, hair):
+    "The colour [n,3] that each column goes on in: hair in its own, the rest in the neck's; smooth from column to column"
+    own = np.pad(colours, ((4,4),(0,0)), mode='edge')
+    out = sum(own[k:k+len(colours)] for k in range(9))/9
+    if (~hair).sum() > 2: out[~hair] = _neck_colours(colours[~hair])
+    return out
+
+def _neck_colours(colours, reach=30):
+    "Each column's colour [n,3], where it is unlike the middle's that of its neighbours; smooth from column to column"
+    n = len(colours)
+    middle = np.median(colours[n//3:n-n//3], 0)
+    w = 1/(1 + (abs(colours-middle).max(-1)/reach)**4)
+    r = n//16 + 2
+    kernel = np.exp(-(np.arange(-3*r, 3*r+1)/r)**2/2)
+    blur = lambda v: np.convolve(np.pad(v, 3*r, mode='edge'), kernel, 'valid')
+    total = blur(w) + 0.05*kernel.sum()
+    return np.stack([(blur(w*c) + 0.05*kernel.sum()*m)/total for c,m in zip(colours.T, middle)], -1)
+
+def _under_jaw(x, bottom, steep=3.5, over=4):
+    "The columns around the chin, up to where the head's lower border turns upright (a cheek beside something dark is no jaw)"
+    if len(x) <= over: return x
+    y, chin = bottom[x], int(bottom[x].argmax())
+    walls = np.flatnonzero(abs(y[over:] - y[:-over]) > steep*over)
+    left, right = walls[walls+over//2 < chin] + over, walls[walls+over//2 >= chin]
+    return x[(left[-1] if len(left) else 0):(right[0]+1 if len(right) else None)]
+
 def _grow_neck(out, frame, head, label, box, tall):
-    "Continue each column's topmost colour under the head upwards, ever darker, within the head (`out`, `head`: the box only)"
-    edge = max(1, len(frame)//170)                            # rows under the jaw that hold colours of the face
+    "Continue the neck's colours under the head upwards, ever darker, within the head (`out`, `head`: the box only)"
+    edge = max(2, len(frame)//100)                            # rows under the jaw that hold colours of the face
     y0, x0, last = box[0].start, box[1].start, len(frame)-1
     bottom = (head*np.arange(1, len(head)+1, dtype=np.uint16)[:,None]).max(0).astype(int) - 1 # of the head, in each column
     under = label[np.minimum(bottom+y0+1, last), np.arange(x0, x0+len(bottom))]
     x = np.flatnonzero((bottom>=0) & ((under==LABELS['neck']) | (under==LABELS['torso'])))
-    if not len(x): return
-    below = np.minimum(bottom[x] + y0 + edge + np.arange(1, 5)[:,None], last)
-    colour = np.pad(frame[below, x0+x].mean(0), ((4,4),(0,0)), mode='edge')
-    colour = sum(colour[k:k+len(x)] for k in range(9))/9      # [n,3]
-    rows = np.minimum(bottom[x] + edge - np.arange(tall+edge)[:,None], len(head)-1) # [tall,n]
-    side = np.minimum(np.arange(len(x)), np.arange(len(x))[::-1])/(0.15*len(x))
-    reach = edge + tall*side.clip(0.2, 1)                     # lower towards the sides: no horns beside the jaw
-    inside = (rows>=0) & (np.arange(len(rows))[:,None]<reach) & (head[rows.clip(0), x] | (rows>bottom[x]))
+    x = _under_jaw(x, bottom)
+    if len(x) < 3: return
+    near = lambda at: frame[(bottom[x] + y0 + at).clip(0, last), x0+x].mean(0)
+    below, above = near(edge + np.arange(1, 5)[:,None]), near(-edge - np.arange(1, 9)[:,None])
+    hair = np.all([label[(bottom[x]+y0-up).clip(0), x0+x]==LABELS['hair'] for up in (0, len(frame)//25)], 0)
+    colour = _strip_colours(below, hair & (abs(below-above).max(-1)<50))        # hair that goes on below the head
+    up = np.arange(-edge, tall)[:,None]                       # rows above the bottom of the head
+    rows, end = bottom[x] - up, np.minimum(np.arange(len(x)), np.arange(len(x))[::-1])
+    inside = (rows>=0) & (rows<len(head)) & (up<end) & (up>-end) & (head[rows.clip(0, len(head)-1), x] | (up<0))
     r,c = np.nonzero(inside)
-    out[rows[r,c], x[c]] = colour[c]*(0.988**np.arange(len(rows)))[r,None]
+    a = (1 + up[r]/(edge+1)).clip(0, 1)                       # fades into the recorded neck
+    target = colour[c]*0.988**up[r].clip(0)
+    out[rows[r,c], x[c]] = a*target + (1-a)*out[rows[r,c], x[c]]
 
 @_patch_to(Clip)
 def backdrop(
@@ -1098,7 +1149,28 @@ def backdrop(
     for i,(image,label) in enumerate(zip(out, self.labels(idx))): out[i] = remove_head(image, label, self.background)
     return out
 
-# %% ../nbs/04_clip.ipynb #04-130
+# %% ../nbs/04_clip.ipynb #04-129
+@_patch_to(Clip)
+def to_ernerf(
+    self,
+    folder, # New or empty folder
+)->Path:
+    "Write the clip as ER-NeRF, TalkingGaussian and their kin read it"
+    from syncgaussian.ernerf import write_ernerf
+    return write_ernerf(self, folder)
+
+def _from_ernerf(
+    folder, # Prepared for ER-NeRF or TalkingGaussian
+    out_dir, # Folder of the clip; an interrupted one is resumed
+    progress=True, # Show bars
+)->Clip:
+    "Read a folder that was prepared for ER-NeRF or TalkingGaussian into a clip folder"
+    from syncgaussian.ernerf import read_ernerf
+    return read_ernerf(folder, out_dir, progress)
+
+Clip.from_ernerf = staticmethod(_from_ernerf)
+
+# %% ../nbs/04_clip.ipynb #04-132
 def _prefetch(items, n=16):
     "Produce items in a thread of their own"
     box, end = queue.Queue(n), object()
@@ -1131,7 +1203,7 @@ def _parallel(work, items, tools):
             if len(pending) > 2*len(tools): yield pending.popleft().result()
         while pending: yield pending.popleft().result()
 
-# %% ../nbs/04_clip.ipynb #04-131
+# %% ../nbs/04_clip.ipynb #04-133
 def _choose_shot(video, out, shot, progress):
     "The scan (kept in scan.npz) and the shot to take. Raises ClipError where there is none"
     path = out/'scan.npz'
@@ -1151,7 +1223,7 @@ def _choose_shot(video, out, shot, progress):
     k = int(np.argmax([s['end']-s['start'] for s in shots])) if shot is None else shot%len(shots)
     return scan, shots, k
 
-# %% ../nbs/04_clip.ipynb #04-132
+# %% ../nbs/04_clip.ipynb #04-134
 def _note(manifest, step, text):
     "Say what was chosen, now and in the manifest"
     manifest.data.setdefault('notes', []).append(dict(step=step, text=text))
@@ -1166,7 +1238,33 @@ def _describe(m, scan, shots, k, crop, size, repeats):
     if repeats>0.05: _note(m, 'frames', f'{repeats:.0%} of the frames in the file repeat the one before')
     if crop[2]<0.9*size: _note(m, 'frames', f'the square around the head is {crop[2]} px wide and is enlarged to {size} px')
 
-# %% ../nbs/04_clip.ipynb #04-133
+# %% ../nbs/04_clip.ipynb #04-135
+class _RowFile:
+    "A .npy file [n,*shape] float32, written row by row; a missing row (None) lies straight between its neighbours"
+    def __init__(self, path, n, *shape):
+        self.path, self.tmp = path, path.with_name(f'.{path.stem}.{os.getpid()}.npy')
+        self.file, self.last, self.missing = open(self.tmp, 'wb'), None, 0
+        np.lib.format.write_array_header_1_0(self.file, dict(descr='<f4', fortran_order=False, shape=(n,*shape)))
+
+    def _write(self, row): self.file.write(np.ascontiguousarray(row, '<f4').tobytes())
+
+    def add(self, row):
+        if row is None: self.missing += 1; return
+        last = row if self.last is None else self.last
+        for k in range(1, self.missing+1): self._write(last + (row-last)*np.float32(k/(self.missing+1)))
+        self._write(row)
+        self.last, self.missing = row, 0
+
+    def close(self):
+        for _ in range(self.missing if self.last is not None else 0): self._write(self.last)
+        self.file.close()
+        os.replace(self.tmp, self.path)
+
+def _rows(path, n=64):
+    "Rows of a .npy file, read a few at a time"
+    for a in range(0, len(np.load(path, 'r')), n): yield from np.array(np.load(path, 'r')[a:a+n])
+
+# %% ../nbs/04_clip.ipynb #04-138
 def _longest(found, gap=12):
     "(first, last) of the longest stretch in which the face is never missing for more than `gap` frames"
     seen = np.flatnonzero(found)
@@ -1175,22 +1273,21 @@ def _longest(found, gap=12):
     run = max(runs, key=len)
     return max(0, run[0] - (gap if run[0]<=gap else 0)), min(len(found), run[-1]+1 + (gap if len(found)-1-run[-1]<=gap else 0))
 
-def _film(video, times, crop, size, out, shot, progress):
-    "Write frames.mp4 and return landmarks [T,478,3], blendshapes [T,52], found [T]"
-    n, fine = len(times), max(size, min(crop[2], 512))
-    landmarks, shapes, found = np.zeros((n,478,3), np.float32), np.zeros((n,52), np.float32), np.zeros(n, bool)
-    def passing(landmarker):
-        near = _face_centre(shot, crop, fine)
-        source = _prefetch(_cut(image, crop, fine) for image in _frames_at(video, times))
-        for k,image in enumerate(_bar(source, n, 'landmarks', progress)):
+def _film(images, n, size, out, near=None, faces=1, progress=True):
+    "Write frames.mp4, landmarks.npy [T,478,3] and blendshapes.npy [T,52] of n square images; returns found [T]"
+    landmarks, shapes, found = _RowFile(out/'landmarks.npy', n, 478, 3), _RowFile(out/'blendshapes.npy', n, 52), np.zeros(n, bool)
+    def passing(landmarker, near):
+        for k,image in enumerate(_bar(_prefetch(images), n, 'landmarks', progress)):
             got = _track(image, k, landmarker, near)
-            if got: landmarks[k], shapes[k], found[k], near = got[0]*(size/fine), got[1], True, _centre(got[0])
-            yield _cut(image, (0,0,fine), size)
-    with _landmarker(min(shot['faces'], 3)) as landmarker:
-        write_video(out/'frames.mp4', passing(landmarker), crf=8, gop=25, synthetic=False)
-    return landmarks, shapes, found
+            if got: found[k], near = True, _centre(got[0])
+            landmarks.add(got and got[0]*np.float32(size/len(image))), shapes.add(got and got[1])
+            yield _cut(image, (0,0,len(image)), size)
+    with _landmarker(faces) as landmarker:
+        write_video(out/'frames.mp4', passing(landmarker, near), crf=8, gop=25, synthetic=False)
+    landmarks.close(), shapes.close()
+    return found
 
-# %% ../nbs/04_clip.ipynb #04-134
+# %% ../nbs/04_clip.ipynb #04-139
 def _face_centre(shot, crop, side):
     "Where the face is, mostly, in the cropped picture (px of a square of this side)"
     x0,y0,x1,y1 = np.median(shot['boxes'][:,1:], 0)
@@ -1202,36 +1299,38 @@ def _frames_step(video, m, scan, shots, k, size, max_seconds, progress):
     times, repeats = choose_times(scan, shot, max_seconds)
     crop = choose_crop(shot['boxes'], *map(int, scan.size))
     _describe(m, scan, shots, k, crop, size, repeats)
+    fine = max(size, min(crop[2], 512))                       # landmarks are looked for at up to 512 px
     while True:
-        landmarks, shapes, found = _film(video, times, crop, size, out, shot, progress)
+        images = (_cut(image, crop, fine) for image in _frames_at(video, times))
+        found = _film(images, len(times), size, out, _face_centre(shot, crop, fine), min(shot['faces'], 3), progress)
         a,b = _longest(found)
         if b-a < 2*FPS: raise ClipError(f'{video.name}: the face is never seen for 2 s on end in this shot; film it unhidden')
         if b-a==len(found): break
         _note(m, 'frames', f'the face is lost before {times[a]:.1f} s or after {times[b-1]:.1f} s; the stretch between is kept')
         times = times[a:b]
-    landmarks, shapes = fill_gaps(landmarks, found), fill_gaps(shapes, found)
-    arrays = dict(landmarks=landmarks, blendshapes=shapes, found=found, expression=upper_face(shapes))
-    for name,value in arrays.items(): _save(out/f'{name}.npy', value)
+    _save(out/'found.npy', found)
+    _save(out/'expression.npy', upper_face(np.load(out/'blendshapes.npy')))
     m.data |= dict(n_frames=len(times), start=float(times[0]), video_start=float(scan.times[0]))
 
-# %% ../nbs/04_clip.ipynb #04-135
-def _labels_step(m, progress):
-    "Label maps, the head's boxes and the background plate"
+# %% ../nbs/04_clip.ipynb #04-140
+def _labels_step(m, progress, known=lambda k: None):
+    "Label maps (unless known(k) has one), the head's boxes and the background plate"
     import cv2
     out, n, size = m.path.parent, m.data['n_frames'], m.data['size']
-    new, landmarks, plate = out/'.labels', np.load(out/'landmarks.npy'), Background(size)
+    new, plate = out/'.labels', Background(size)
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir()
     def work(segmenter, item):
-        k,image = item
-        label = parse_face(image, landmarks[k], person_mask(image, segmenter))
+        (k,image),landmarks = item
+        label = known(k)
+        if label is None: label = parse_face(image, landmarks, person_mask(image, segmenter))
         cv2.imwrite(str(new/f'{k:06d}.png'), label, [cv2.IMWRITE_PNG_COMPRESSION, 2])
         return image, label
     boxes, stride = [], max(5, n//80)
     with contextlib.ExitStack() as stack:
         tools = [stack.enter_context(_segmenter()) for _ in range(2)]
         frames = _bar(_decode_at(out/'frames.mp4', np.arange(n), FPS), n, 'masks', progress)
-        for k,(image,label) in enumerate(_parallel(work, frames, tools)):
+        for k,(image,label) in enumerate(_parallel(work, zip(frames, _rows(out/'landmarks.npy')), tools)):
             boxes.append(cv2.boundingRect((label>=LABELS['face']).astype(np.uint8)))
             if k%stride==0: plate.add(image, label)
     boxes = np.array(boxes)
@@ -1246,23 +1345,30 @@ def _save_png(path, image):
     tmp.write_bytes(cv2.imencode('.png', image[...,::-1])[1].tobytes())
     os.replace(tmp, path)
 
-# %% ../nbs/04_clip.ipynb #04-138
+# %% ../nbs/04_clip.ipynb #04-143
+def loudness(
+    wave, # [S] 16 kHz
+)->np.ndarray: # [S//640] mean square of each frame's samples
+    "How loud each frame is"
+    hop = 16000//FPS
+    return (np.asarray(wave, np.float32)[:len(wave)//hop*hop].reshape(-1, hop)**2).mean(1)
+
 def lip_lag(
     opening, # [T] px, mouth opening
-    wave, # [S] 16 kHz speech of the same stretch
+    loud, # [T] from `loudness`, the same stretch
     most=15, # Largest lag looked for, frames
 )->tuple: # frames by which the lips come after the sound, how clear that is (best agreement over the next best; over 1.6 is clear)
     "Lag at which mouth opening and loudness agree best"
-    n, hop = len(opening), 16000//FPS
+    n = len(opening)
     level = lambda x: (x - np.convolve(np.pad(x, FPS//2, mode='edge'), np.ones(FPS)/FPS, 'valid'))/(x.std() + 1e-9)
-    loud = level(np.log(np.sqrt((wave[:n*hop].reshape(n, hop)**2).mean(1)) + 1e-3))
+    loud = level(np.log(np.sqrt(loud[:n]) + 1e-3))
     lips = level(np.asarray(opening, np.float64))
     score = np.array([(loud[max(0,-k):n-max(0,k)]*lips[max(0,k):n-max(0,-k)]).mean() for k in range(-most, most+1)])
     best = int(score.argmax())
     others = np.delete(score, slice(max(0, best-2), best+3))
     return best-most, float(score[best]/max(others.max(), 0.05))
 
-# %% ../nbs/04_clip.ipynb #04-142
+# %% ../nbs/04_clip.ipynb #04-147
 def _write_m4a(path, blocks, rate):
     "aac file of blocks [channels,n], complete or not at all"
     import av
@@ -1273,33 +1379,49 @@ def _write_m4a(path, blocks, rate):
         track.close()
     os.replace(tmp, path)
 
+def _whole_frames(blocks, n, hop=16000//FPS):
+    "Mono blocks of whole frames from blocks [channels,S], n frames in all; where more than a second is missing at the end, nothing is put there"
+    rest, done = np.zeros(0, np.float32), 0
+    for block in blocks:
+        rest = np.concatenate([rest, block.mean(0).clip(-1, 1)])[:n*hop-done]
+        whole, rest = np.split(rest, [len(rest)//hop*hop])
+        done += len(whole)
+        if len(whole): yield whole
+    if n*hop-done-len(rest) <= 16000 and n*hop>done: yield np.pad(rest, (0, n*hop-done-len(rest)))
+
+def _speech(path, blocks, n):
+    "Write speech.wav; returns the loudness of its frames, and its largest sample"
+    loud, peak = [], [0.]
+    def passing():
+        for block in _whole_frames(blocks, n):
+            loud.append(loudness(block)), peak.append(abs(block).max())
+            yield block
+    _write_wav(path, passing())
+    return np.concatenate(loud or [np.zeros(0)]), max(peak)
+
 def _sound_step(video, m, sound, offset):
     "speech.wav and sound.m4a in step with the frames; frames beyond the end of the sound are given up"
     out, d, source = m.path.parent, m.data, sound or video
-    n, start = len(np.load(out/'found.npy')), d['start'] - (d['video_start'] if sound else 0) - offset
-    wave = _mono(sound_between(source, start, n/FPS))
-    missing = n/FPS - len(wave)/16000
-    if missing > 1:
-        n = int(len(wave)/16000*FPS)
-        if n < 2*FPS: raise ClipError(f'{source} holds only {len(wave)/16000:.1f} s of sound for this shot; at least 2 s are needed')
-        _note(m, 'sound', f'the sound ends {missing:.1f} s before the picture; the clip ends with the sound')
-    wave = np.pad(wave, (0, n*16000//FPS))[:n*16000//FPS]
-    if abs(wave).max() < 1e-3: _note(m, 'sound', 'the sound of this clip is silent')
-    _write_wav(out/'speech.wav', wave)
-    _say_lag(m, np.load(out/'landmarks.npy')[:n], wave)
+    film, start = len(np.load(out/'found.npy')), d['start'] - (d['video_start'] if sound else 0) - offset
+    loud, peak = _speech(out/'speech.wav', sound_between(source, start, film/FPS), film)
+    n = len(loud)
+    if n < 2*FPS: raise ClipError(f'{source} holds only {n/FPS:.1f} s of sound for this shot; at least 2 s are needed')
+    if n < film: _note(m, 'sound', f'the sound ends {(film-n)/FPS:.1f} s before the picture; the clip ends with the sound')
+    if peak < 1e-3: _note(m, 'sound', 'the sound of this clip is silent')
+    _say_lag(m, np.array([np.linalg.norm(p[13,:2] - p[14,:2]) for p in _rows(out/'landmarks.npy')])[:n], loud)
     rate = _sound_blocks(source)[1]
     _write_m4a(out/'sound.m4a', sound_between(source, start, n/FPS, rate), rate)
     d['n_frames'] = n
 
-def _say_lag(m, landmarks, wave):
+def _say_lag(m, opening, loud):
     "Note a clear lag between lips and sound"
-    lag, clear = lip_lag(np.linalg.norm(landmarks[:,13,:2] - landmarks[:,14,:2], axis=-1), wave)
+    lag, clear = lip_lag(opening, loud)
     m.data['lip_lag'] = dict(frames=lag, clear=round(clear, 2))
-    if abs(lag)<3 or clear<1.6 or len(landmarks)<8*FPS: return
+    if abs(lag)<3 or clear<1.6 or len(opening)<8*FPS: return
     _note(m, 'sound', f'the lips seem to move {abs(lag)/FPS:.2f} s {"after" if lag>0 else "before"} the sound; '
                       f'if so, prepare again with sound_offset={lag/FPS:.2f} (--sound-offset)')
 
-# %% ../nbs/04_clip.ipynb #04-143
+# %% ../nbs/04_clip.ipynb #04-148
 def prepare_clip(
     video, # Any video of a talking face
     out_dir, # Folder for the clip; an interrupted one is resumed

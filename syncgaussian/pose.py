@@ -15,7 +15,7 @@ __all__ = ['STEADY', 'CHUNK', 'SHAPE_SIGMA', 'MIN_FRAMES', 'CROP_METRES', 'CROP_
            'adjust_together', 'all_poses', 'bundle_adjust', 'HeadPose', 'save_pose', 'load_pose', 'estimate_head_pose']
 
 # %% ../nbs/05_pose.ipynb #05-002
-import os, warnings
+import mmap, os, tempfile, warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -152,7 +152,16 @@ def pose_residual(viewmats, mean):
 # %% ../nbs/05_pose.ipynb #05-036
 CHUNK = 64 # Frames taken at once: memory does not grow with the clip
 
-def _chunks(n): return [slice(i, i+CHUNK) for i in range(0, n, CHUNK)]
+def _chunks(n, *stores):
+    "Slices of a few frames; what was read of arrays that lie in files is let go again"
+    for i in range(0, n, CHUNK):
+        yield slice(i, min(i+CHUNK, n))
+        for x in stores: _let_go(x)
+
+def _let_go(x):
+    "Hand the pages of an array in a file back to the system; they stay in the file"
+    m = getattr(x, '_mmap', None)
+    if m is not None and hasattr(mmap, 'MADV_DONTNEED'): m.madvise(mmap.MADV_DONTNEED)
 
 def bundle_cost(obs, weights, points, viewmats, focal, size, delta, point_prior=None, pose_prior=None):
     "Robust squared error of a bundle [...], in units of the observations' noise"
@@ -249,7 +258,7 @@ def fit_poses(
     delta=1., pose_prior=None, iters=10):
     "Poses [...,T,4,4] alone, every frame by itself"
     parts = []
-    for s in _chunks(len(weights)):
+    for s in _chunks(len(weights), obs, weights):
         v = viewmats[...,s,:,:]; prior = pose_prior and Prior(pose_prior.mean[...,s,:,:], pose_prior.sigma)
         for _ in range(iters):
             u,J,_ = jacobians(points, v, focal, size); r = obs[...,s,:,:]-u
@@ -283,14 +292,22 @@ class FocalSearch(NamedTuple):
     costs: np.ndarray      # [C]: error and shape prior together; the smallest wins
     frames: np.ndarray     # Frames used
 
-def _observed(landmarks, size):
-    "Steady landmarks [T,V,2], their weights [T,V] in 1/px^2 (0 where no face), frames with a face [T]"
-    idx,w = steady_vertices(); obs = np.asarray(landmarks, float)[:,idx,:2]
-    found = np.isfinite(obs).all((1,2))
+def _faces(landmarks):
+    "Frames with a face [T] bool. Raises PoseError with fewer than 3"
+    idx,_ = steady_vertices()
+    found = np.concatenate([np.isfinite(landmarks[s][:,idx,:2]).all((1,2)) for s in _chunks(len(landmarks))]+[np.zeros(0,bool)])
     if found.sum()<MIN_FRAMES:
         raise PoseError(f"only {found.sum()} of {len(found)} frames show a face; at least {MIN_FRAMES} are needed. "
                         "Check that the video shows one face, or take another shot")
-    return np.where(found[:,None,None], obs, 0), found[:,None]*w/(size/512)**2, found
+    return found
+
+def _observed(landmarks, frames, size):
+    "Steady landmarks [n,V,2] of some frames, their weights [n,V] in 1/px^2 (0 where no face)"
+    idx,w = steady_vertices(); obs = np.asarray(landmarks[frames], float)[:,idx,:2]
+    found = np.isfinite(obs).all((1,2))
+    return np.where(found[:,None,None], obs, 0), found[:,None]*w/(size/512)**2
+
+def _some(frames, n=1500): "Of a long clip every second, third... frame"; return frames[::max(1, len(frames)//n)]
 
 # %% ../nbs/05_pose.ipynb #05-051
 def _lowest(x, y):
@@ -307,13 +324,13 @@ def search_focal_length(
     n_frames=32,     # Frames used, spread over the head's rotations
 )->FocalSearch:      # Raises PoseError with fewer than 3 faces
     "Try every focal length at once, each with its own fresh poses and face shape (paper, 3.3)"
-    idx,w = steady_vertices(); obs,weights,found = _observed(landmarks, size)
-    verts = canonical_face()[0][idx]; c = np.asarray(np.geomspace(.8,8,16)*size if candidates is None else candidates, float)
-    i = np.flatnonzero(found); frames = i[spread_frames(weak_poses(obs[i], verts, 2.*size, size, w), n_frames)]
-    start = weak_poses(obs[frames], verts, c, size, w)
-    points, poses, costs = solve_bundle(obs[frames], weights[frames], np.repeat(verts[None], len(c), 0), start, c, size,
+    idx,w = steady_vertices(); verts = canonical_face()[0][idx]; frames = _some(np.flatnonzero(_faces(landmarks)))
+    c = np.asarray(np.geomspace(.8,8,16)*size if candidates is None else candidates, float)
+    frames = frames[spread_frames(weak_poses(_observed(landmarks, frames, size)[0], verts, 2.*size, size, w), n_frames)]
+    obs,weights = _observed(landmarks, frames, size); start = weak_poses(obs, verts, c, size, w)
+    points, poses, costs = solve_bundle(obs, weights, np.repeat(verts[None], len(c), 0), start, c, size,
                                         1.5*size/512, point_prior=Prior(verts, SHAPE_SIGMA), iters=8)
-    r2 = ((obs[frames]-project(points, poses, c, size))**2).sum(-1)
+    r2 = ((obs-project(points, poses, c, size))**2).sum(-1)
     return FocalSearch(float(np.exp(_lowest(np.log(c), costs))), c, np.sqrt((w*r2).mean((1,2))/w.mean()), costs, frames)
 
 # %% ../nbs/05_pose.ipynb #05-058
@@ -332,13 +349,14 @@ def track_head_motion(
     n_frames=64, # Frames that shape the person's face
 ):               # viewmats [T,4,4], verts [468,3] of this person, found [T]
     "The head-motion tracker: person-specific offsets from spread frames, then every frame's pose (paper, 3.3)"
-    idx,w = steady_vertices(); obs,weights,found = _observed(landmarks, size); verts = canonical_face()[0]
-    i = np.flatnonzero(found); delta = 1.5*size/512
-    poses = weak_poses(obs[i], verts[idx], float(focal), size, w)
-    f = spread_frames(poses, n_frames)
-    own,_,_ = solve_bundle(obs[i[f]], weights[i[f]], verts[idx], poses[f], focal, size, delta, Prior(verts[idx], SHAPE_SIGMA))
-    out = np.tile(np.eye(4), (len(obs),1,1))
-    out[i] = fit_poses(obs[i], weights[i], own, poses, focal, size, delta, iters=15)
+    idx,w = steady_vertices(); verts = canonical_face()[0]; found = _faces(landmarks); i = np.flatnonzero(found)
+    start = lambda obs: weak_poses(obs, verts[idx], float(focal), size, w)
+    obs,weights = _observed(landmarks, _some(i), size); poses = start(obs); f = spread_frames(poses, n_frames); delta = 1.5*size/512
+    own,_,_ = solve_bundle(obs[f], weights[f], verts[idx], poses[f], focal, size, delta, Prior(verts[idx], SHAPE_SIGMA))
+    out = np.tile(np.eye(4), (len(found),1,1))
+    for s in _chunks(len(i)):
+        obs,weights = _observed(landmarks, i[s], size)
+        out[i[s]] = fit_poses(obs, weights, own, start(obs), focal, size, delta, iters=15)
     verts[idx] = own
     return fill_poses(out, found), verts, found
 
@@ -406,13 +424,13 @@ def choose_key_frames(
     "Typical frames, so that each frame has near ones in head rotation: greedy medoids"
     turn = np.degrees(so3_log(viewmats[:,:3,:3]@viewmats[0,:3,:3].T))
     cand = np.flatnonzero(np.isfinite(unusual)); cand = cand[::max(1,len(cand)//300)]
-    D = np.linalg.norm(turn[:,None]-turn[None,cand], axis=-1); price = np.minimum(D+3*unusual[cand], 30)
-    keys,best = [],np.full(len(turn), 30.)
+    D = np.linalg.norm(_some(turn)[:,None]-turn[cand], axis=-1); price = np.minimum(D+3*unusual[cand], 30)
+    keys,best = [],np.full(len(D), 30.)
     for _ in range(min(n, len(cand))):
         k = int(np.minimum(best[:,None], price).mean(0).argmin())
         if k in keys: break
         keys.append(k); best = np.minimum(best, price[:,k])
-    D = D[:,keys]; near = np.sort(D, 1)
+    D = np.linalg.norm(turn[:,None]-turn[cand[keys]], axis=-1); near = np.sort(D, 1)
     if len(keys)<=per: return KeyFrames(cand[keys], np.ones_like(D))
     w = np.clip(near[:,per,None]-D+1e-6*(D<near[:,per,None]), 0, None)
     return KeyFrames(cand[keys], w/w.max(1, keepdims=True).clip(1e-9))
@@ -536,15 +554,28 @@ class Tracks(NamedTuple):
     uv: np.ndarray     # [N,2] its place in that frame, px
     laplacian: np.ndarray # [N] px
 
-    def keep(self, i): "Only some points"; return Tracks(self.xy[:,i], self.weights[:,i], self.key[i], self.uv[i], self.laplacian[i])
+    def keep(self, i): "Only some points"; return Tracks(_columns(self.xy, i), _columns(self.weights, i), self.key[i], self.uv[i], self.laplacian[i])
+
+def _scratch(*shape):
+    "Zeros float32 in a nameless temporary file: the tracks of an hour need no memory"
+    if not np.prod(shape): return np.zeros(shape, np.float32)
+    return np.memmap(tempfile.TemporaryFile(), np.float32, 'w+', shape=shape)
+
+def _columns(x, i):
+    "Some columns of [T,N,...]; of an array in a file, in a file again"
+    if not isinstance(x, np.memmap): return x[:,i]
+    out = _scratch(len(x), len(i), *x.shape[2:])
+    for s in _chunks(len(x), x, out): out[s] = x[s][:,i]
+    return out
 
 def follow(frames, crops, keys, grays, candidates, picked, found):
     "Track picked candidates through all frames, streamed; a point is dropped from a frame where flow there and back disagree"
     c = candidates; T = len(found); flow = dis_flow()
     of = [np.flatnonzero(c.key[picked]==k) for k in range(len(grays))]
-    xy,weights = np.zeros((T,len(picked),2), np.float32), np.zeros((T,len(picked)), np.float32)
+    xy,weights = _scratch(T, len(picked), 2), _scratch(T, len(picked))
     for t,image in _frames_in(frames, np.flatnonzero(found)):
         gray = crops.gray(t, image)
+        if t%CHUNK==0: _let_go(xy), _let_go(weights)
         for k in np.flatnonzero(keys.weights[t]>0):
             if not len(of[k]): continue
             there,error = match(flow, grays[k], gray, c.uv[picked[of[k]]])
@@ -560,8 +591,9 @@ def track_keypoints(
     viewmats, verts, found, focal, size, # From `track_head_motion`
     n=400, n_keys=6, per=2, steadiest=True, whole=False): # `Tracks`, `Candidates`, `KeyFrames`, `HeadCrops`
     "The head-points tracker: flow from key frames, temporal Laplacian, keypoints, trails (paper, 3.3)"
-    idx,_ = steady_vertices(); landmarks = np.asarray(landmarks, float)
-    off = np.linalg.norm(landmarks[:,idx,:2]-project(verts[idx], viewmats, focal, size), axis=-1).mean(1)
+    idx,_ = steady_vertices()
+    off = np.concatenate([np.linalg.norm(landmarks[s][:,idx,:2]-project(verts[idx], viewmats[s], focal, size), axis=-1).mean(1)
+                          for s in _chunks(len(found))])
     keys = choose_key_frames(viewmats, np.where(found, off/np.nanmedian(off[found]), np.inf), n_keys, per)
     crops = HeadCrops(viewmats, focal, size); grays,areas = [],[]
     for k in keys.frames:
@@ -617,13 +649,13 @@ def refine_focal_length(
     candidates=None, # [C] px; the same default
     n_frames=48, n_points=160):# `FocalSearch` over the keypoints
     "The search again, with keypoints instead of landmarks: fresh poses and points for each candidate, all at once"
-    idx,w = steady_vertices(); obs,weights,found = _observed(landmarks, size); verts = canonical_face()[0]
+    idx,w = steady_vertices(); verts = canonical_face()[0]
     c = np.asarray(np.geomspace(.8,8,16)*size if candidates is None else candidates, float); noise = FLOW_NOISE*size/512
-    seen = np.flatnonzero(found & (tracks.weights>0).any(1))
+    seen = np.flatnonzero(_faces(landmarks) & np.concatenate([(tracks.weights[s]>0).any(1) for s in _chunks(len(tracks.weights), tracks.weights)]))
     f = np.union1d(seen[np.linspace(0, len(seen)-1, min(n_frames,len(seen))).astype(int)], tracks.key)
-    t = tracks.keep(np.linspace(0, len(tracks.key)-1, min(n_points,len(tracks.key))).astype(int))
-    t = t._replace(xy=t.xy[f].astype(float), weights=t.weights[f]/noise**2/CORRELATED, key=np.searchsorted(f, t.key))
-    start = fit_poses(obs[f], weights[f], np.repeat(verts[None,idx], len(c), 0), weak_poses(obs[f], verts[idx], c, size, w), c, size,
+    t = tracks._replace(xy=tracks.xy[f].astype(float), weights=tracks.weights[f]/noise**2/CORRELATED, key=np.searchsorted(f, tracks.key))
+    t = t.keep(np.linspace(0, len(tracks.key)-1, min(n_points,len(tracks.key))).astype(int)); obs,weights = _observed(landmarks, f, size)
+    start = fit_poses(obs, weights, np.repeat(verts[None,idx], len(c), 0), weak_poses(obs, verts[idx], c, size, w), c, size,
                       1.5*size/512, iters=4)
     prior = [points_on_face(t, v, verts, x, size) for v,x in zip(start, c)]
     prior = Prior(np.stack([p.mean for p in prior]), np.stack([p.sigma for p in prior]))
@@ -657,7 +689,7 @@ def smooth_poses(
     from scipy.linalg import solveh_banded
     v, T = viewmats, len(weights); H,g = np.zeros((T,6,6)), np.zeros((T,6))
     for it in range(iters):
-        for s in _chunks(T):
+        for s in _chunks(T, obs, weights):
             u,J,_ = jacobians(points, v[s], focal, size); r = obs[s]-u
             prior = pose_prior and Prior(pose_prior.mean[s], np.broadcast_to(pose_prior.sigma, (T,6))[s])
             H[s],g[s] = pose_equations(J, r, weights[s]*huber(r, delta)[0], v[s], prior)
@@ -675,9 +707,11 @@ class Bundle(NamedTuple):
     first: np.ndarray    # [T] px: median residual of each frame after stage 1 (NaN where nothing is seen)
     second: np.ndarray   # [T] px after stage 2
 
-def frame_medians(r, seen):
-    "Median [T] of residuals [T,N] over the points seen; NaN where there are none"
-    return np.array([np.median(a[b]) if b.any() else np.nan for a,b in zip(r, seen)])
+def frame_medians(tracks, points, viewmats, focal, size):
+    "Median residual [T] px of each frame over the points seen; NaN where there are none"
+    median = lambda r,w: np.median(r[w>0]) if (w>0).any() else np.nan
+    return np.array([median(*rw) for s in _chunks(len(tracks.xy), tracks.xy, tracks.weights)
+                     for rw in zip(residuals(tracks.xy[s], points, viewmats[s], focal, size), tracks.weights[s])])
 
 def most_rigid(
     tracks, points, viewmats, focal, size, # As in `residuals`
@@ -722,10 +756,10 @@ def bundle_adjust(
     some = tracks._replace(xy=tracks.xy[f], weights=tracks.weights[f])
     prior = points_on_face(tracks, viewmats, verts, *args)
     points = place_points(some, viewmats[f], prior, *args, noise)
-    first = frame_medians(residuals(tracks.xy, points, viewmats, *args), tracks.weights>0)
+    first = frame_medians(tracks, points, viewmats, *args)
     points,i = adjust_together(some, points, viewmats[f], prior, *args, noise, keep); tracks = tracks.keep(i)
     v = all_poses(tracks, points, viewmats, *args, noise)
-    return Bundle(v, points, tracks, first, frame_medians(residuals(tracks.xy, points, v, *args), tracks.weights>0))
+    return Bundle(v, points, tracks, first, frame_medians(tracks, points, v, *args))
 
 # %% ../nbs/05_pose.ipynb #05-116
 @dataclass
@@ -813,6 +847,12 @@ def _stabilise(pose, frames, labels, landmarks):
     pose.viewmats,G = align_poses(b.viewmats, pose.rough_viewmats)
     pose.points = (b.points-G[:3,3])@G[:3,:3]; pose.reprojection = b.second; pose.method = 'stable'
 
+class _Seen:
+    "A clip's landmarks, NaN where no face was found, read a few frames at a time"
+    def __init__(self, clip): self.clip, self.found = clip, np.asarray(clip.found)
+    def __len__(self): return len(self.found)
+    def __getitem__(self, t): return np.where(self.found[t][...,None,None], self.clip.landmarks[t], np.nan)
+
 def estimate_head_pose(
     clip,        # `Clip`: landmarks, found, size, frames(idx), labels(idx)
     stable=True, # False keeps the rough poses: the ablation "w/o stable initialization"
@@ -820,7 +860,7 @@ def estimate_head_pose(
     save=True,   # Write pose.npz into the clip's folder
 )->HeadPose:     # Raises PoseError with fewer than 3 faces
     "Focal length, rough poses from landmarks, stable poses from keypoints (paper, 3.3)"
-    landmarks = np.where(np.asarray(clip.found)[:,None,None], clip.landmarks, np.nan); size = clip.size
+    landmarks, size = _Seen(clip), clip.size
     search = None if focal else search_focal_length(landmarks, size); focal = float(focal or search.focal)
     viewmats,verts,found = track_head_motion(landmarks, size, focal)
     pose = HeadPose(focal, size, viewmats, viewmats, verts, found, search, method='rough')

@@ -4,18 +4,18 @@
 
 # %% auto #0
 __all__ = ['SPEECH_RATE', 'FPS', 'LEVEL', 'SAMPLES', 'PAD', 'AVE_ROWS', 'MOUTH_PAIRS', 'cut', 'SpeechError', 'n_frames',
-           'check_speech', 'fit_length', 'frame_power', 'normalise_speech', 'speech_activity', 'pauses', 'mel_filters',
-           'spectrogram', 'whisper_mel', 'MelModel', 'WhisperModel', 'babble', 'remove_imprint', 'RecordingNorm',
-           'WaveModel', 'whisper_tiny_encoder', 'load_speech_model', 'blend_windows', 'load_features', 'SpeechFeatures',
-           'save_features', 'prepare', 'add_pose', 'add_features', 'ave_mel', 'ave_filters', 'ave_rows', 'ConvBlock',
-           'AudioVisualEncoder', 'ave_features', 'SyncClip', 'mouth_shape', 'mouth_crops', 'sync_clip', 'LipEncoder',
-           'step_matrix', 'contrastive_loss', 'offset_scores', 'offset_loss', 'augment_mel', 'augment_crops', 'middle',
-           'at_speed', 'SyncData', 'sync_loss', 'settle_norms', 'unit_scale', 'lip_features', 'SyncScore',
-           'sync_scores', 'offset_accuracy', 'train_audio_visual_encoder', 'save_sync_pair', 'load_sync_pair',
-           'load_audio_visual_encoder', 'sync_pair_card', 'fit_to_person']
+           'check_speech', 'fit_length', 'frame_power', 'normalise_speech', 'speech_gain', 'speech_activity', 'pauses',
+           'mel_filters', 'spectrogram', 'whisper_mel', 'MelModel', 'WhisperModel', 'babble', 'remove_imprint',
+           'RecordingNorm', 'WaveModel', 'whisper_tiny_encoder', 'load_speech_model', 'blend_windows', 'load_features',
+           'SpeechFeatures', 'save_features', 'prepare', 'add_pose', 'add_features', 'ave_mel', 'ave_filters',
+           'ave_rows', 'ConvBlock', 'AudioVisualEncoder', 'ave_features', 'SyncClip', 'mouth_shape', 'mouth_crops',
+           'sync_clip', 'LipEncoder', 'step_matrix', 'contrastive_loss', 'offset_scores', 'offset_loss', 'augment_mel',
+           'augment_crops', 'middle', 'at_speed', 'SyncData', 'sync_loss', 'settle_norms', 'unit_scale', 'lip_features',
+           'SyncScore', 'sync_scores', 'offset_accuracy', 'train_audio_visual_encoder', 'save_sync_pair',
+           'load_sync_pair', 'load_audio_visual_encoder', 'sync_pair_card', 'fit_to_person']
 
 # %% ../nbs/06_speech.ipynb #06-002
-import json, math, os, time
+import json, math, os, tempfile, time
 from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -85,9 +85,15 @@ def normalise_speech(
     "Remove the offset and bring the louder frames (within 30 dB of the loudest twentieth) to a fixed level"
     wave = check_speech(wave)
     wave = wave - wave.mean(dtype=np.float64).astype(np.float32)
-    power = frame_power(wave)
+    return wave*speech_gain(frame_power(wave), level)
+
+def speech_gain(
+    power,         # Mean square of each frame [T], without offset
+    level=-23.,    # dB (full scale = 0) that speech is brought to
+):
+    "Factor that brings the louder frames to a level"
     loud = power[power >= np.quantile(power, .95)*1e-3].mean()
-    return wave if loud < 1e-12 else wave*np.float32(10**(level/20)/math.sqrt(loud))
+    return np.float32(1 if loud < 1e-12 else 10**(level/20)/math.sqrt(loud))
 
 # %% ../nbs/06_speech.ipynb #06-017
 def speech_activity(
@@ -270,10 +276,11 @@ def blend_windows(
     wave:np.ndarray, # Normalised samples [S]
     device='cpu',    # Where the model is
     batch=4,         # Windows at a time: memory does not grow with the recording
+    out=None,        # Zeros [T*rate/25,D] to add to, of any kind of memory
 )->np.ndarray:       # float32 [T*rate/25,D]
     "Features of a recording of any length: half-overlapping windows, each fading in and out"
     total, n = n_frames(len(wave))*model.rate//FPS, int(model.seconds*model.rate)
-    out, fade, hop = np.zeros((total, model.dim), np.float32), np.sin(np.pi*(np.arange(n) + .5)/n)[:,None]**2, SPEECH_RATE//model.rate
+    out, fade, hop = np.zeros((total, model.dim), np.float32) if out is None else out, np.sin(np.pi*(np.arange(n) + .5)/n)[:,None]**2, SPEECH_RATE//model.rate
     starts = list(range(-(n//2), total, n//2))
     if hasattr(model, 'listen'): model.listen(wave, device)
     for i in range(0, len(starts), batch):
@@ -373,8 +380,29 @@ def add_features(
 )->np.ndarray:    # float16 [T,window,D]
     "Speech features of a clip: read if it has them, extracted and kept otherwise"
     path = Path(clip.dir)/'features'/f'{name.replace("/", "_")}.npy'
-    if not path.is_file(): save_features(clip, name, SpeechFeatures(name, device)(clip.wave, clip.n_frames))
+    if not path.is_file(): _extract(clip, name, SpeechFeatures(name, device))
     return clip.features(name)
+
+def _extract(clip, name, features):
+    "Features of a clip into its folder; of a long one, nothing lies in memory as a whole"
+    if features.model is None: return save_features(clip, name, features(clip.wave, clip.n_frames))
+    model = features.model
+    with tempfile.TemporaryFile() as f:
+        out = np.memmap(f, np.float32, 'w+', shape=(clip.n_frames*model.rate//FPS, model.dim))
+        blend_windows(model, _ClipSpeech(clip), features.device, out=out)
+        save_features(clip, name, out.reshape(clip.n_frames, -1, model.dim))
+
+class _ClipSpeech:
+    "A clip's speech, normalised, read from its file where it is indexed"
+    def __init__(self, clip, block=FPS*60):
+        self.samples, self.n = np.memmap(clip.dir/'speech.wav', '<i2', 'r', offset=44), clip.n_frames*SAMPLES
+        parts = [slice(i*SAMPLES, (i+block)*SAMPLES) for i in range(0, clip.n_frames, block)]
+        self.mean, self.gain = np.float32(0), np.float32(1)
+        self.mean = np.float32(sum(self[p].sum(dtype=np.float64) for p in parts)/self.n)
+        self.gain = speech_gain(np.concatenate([frame_power(self[p]) for p in parts]))
+
+    def __len__(self): return self.n
+    def __getitem__(self, s): return (self.samples[s]/np.float32(32768) - self.mean)*self.gain
 
 # %% ../nbs/06_speech.ipynb #06-063
 AVE_ROWS = 16 # mel rows (0.2 s) that one audio-visual feature hears

@@ -303,3 +303,43 @@ def test_import_is_light():
 def test_cuts_of_a_broadcast(shared):
     scan = C.scan_video(shared/'talking/anchor_en_71s.mp4', every=5)
     assert C.find_cuts(scan.change).tolist()==[176, 1429]
+
+# ---- where head, collar and neck meet
+
+def jaw_scene(prepared, colour, clothes):
+    "A drawn face at 512 px, and a piece of this colour between cheek and jaw line on the right, above clothes"
+    p = prepared.landmarks[0]*4
+    face, line = C.fill_polygon(p[list(C.FACE_OVAL),:2], 512, 512, fine=2)>.5, C.jaw_line(p, 512)
+    f, body = np.full((512,512,3), 90, np.uint8), face.copy()
+    f[face] = (200,150,130)
+    columns = np.arange(int(p[397,0])+2, np.flatnonzero(face.any(0))[-1]-1)
+    for x in columns:
+        foot, end = np.flatnonzero(face[:,x])[-1]+1, int(line[x])
+        f[foot:end,x], f[end:end+40,x], body[foot:end+40,x] = colour, clothes, True
+    return f, body, face, p, columns, line
+
+@pytest.mark.parametrize('colour,clothes,head', [((15,15,20), (15,15,20), False), ((250,250,250), (245,245,250), False), ((195,145,130), (20,20,20), True)])
+def test_the_tip_of_a_collar_is_no_head(prepared, colour, clothes, head):
+    f, body, face, p, columns, line = jaw_scene(prepared, colour, clothes)
+    zone = body & ~face & (np.arange(512)[:,None]<line.astype(int))
+    zone[:,columns[:2]] = zone[:,columns[-2:]] = False # the median over five columns rounds the corners
+    share = C.head_side(f, body, face, p)[zone].mean()
+    assert zone.sum()>15 and (share==1 if head else share<.1)
+
+@pytest.mark.parametrize('collar', [(255,255,255), (10,10,15)])
+def test_the_neck_strip_has_the_colour_of_the_neck(prepared, collar):
+    "A bright or dark collar to both sides of the neck is not drawn up beside the jaw, and the strip ends low"
+    f, l = prepared.frames(0)[0], prepared.labels(0)[0]
+    head = l>=3
+    x = np.flatnonzero(head.any(0)); bottom = 127-np.argmax(head[::-1], 0)
+    neck = np.flatnonzero((l==2).any(0)); a, b = int(np.quantile(neck, .3)), int(np.quantile(neck, .7))
+    for k in x:
+        if not a<=k<=b: f[bottom[k]+1:,k], l[bottom[k]+1:,k] = collar, 1
+    plate = np.full_like(f, 128); plate[...,0] = 0
+    out = C.remove_head(f, l, plate)
+    strip = head & (out!=plate).any(-1)
+    middle = np.median(f[:,a:b+1][l[:,a:b+1]==2], 0)
+    under_face = strip.copy(); under_face[:,x[l[bottom[x],x]!=3]] = False # hair may go on in its own colour
+    assert under_face.sum()>100 and (abs(out[under_face].astype(float)-middle).max(-1)<110).all()
+    tall = strip.sum(0)[np.flatnonzero(strip.any(0))]
+    assert tall[0]<=2 and tall[-1]<=2 and tall.max()>8
