@@ -112,7 +112,7 @@ def _syncnet(frames, marks, wave, device):
     "Sync-C and Sync-E, or None and the reason"
     from syncgaussian.assets import AssetError
     try: net = load_syncnet().to(device)
-    except AssetError as e: return dict(sync_c=None, sync_e=None), f'No Sync-C and Sync-E: {e}'
+    except AssetError: return dict(sync_c=None, sync_e=None), "No Sync-C and Sync-E: SyncNet's weights are not here; `syncgaussian assets` says where they belong."
     if len(frames) < 12: return dict(sync_c=None, sync_e=None), f'No Sync-C and Sync-E: {len(frames)} frames are too few.'
     s = syncnet_scores(syncnet_lips(net, syncnet_crops(frames, face_squares(marks))), syncnet_sounds(net, wave))
     return dict(sync_c=s.confidence, sync_e=s.error), "Sync-C and Sync-E on faces cut out by landmarks (the published pipeline finds them with S3FD)."
