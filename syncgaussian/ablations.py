@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'PAPER_TABLE_6', 'PAPER_TABLE_4', 'AblationError', 'row_folder', 'write_json', 'run_row', 'try_row',
-           'prepare_rows', 'run_ablations', 'mean_and_spread', 'ablation_table', 'paper_table', 'ablation_report',
-           'plot_ablations', 'changed_settings', 'save_ablations']
+           'prepare_rows', 'run_ablations', 'other_rows', 'in_order', 'mean_and_spread', 'ablation_table',
+           'paper_table', 'ablation_report', 'plot_ablations', 'changed_settings', 'save_ablations']
 
 # %% ../nbs/12_ablations.ipynb #12-002
 import json, os, re
@@ -103,19 +103,32 @@ def run_ablations(
     prepare_rows(clip, configs, device or ('cuda' if torch.cuda.is_available() else 'cpu'))
     calls = [(try_row, (str(clip.dir), str(out_dir), cfg, row, seed), dict(device=device, landmarks=landmarks, pair=pair)) for row, seed in jobs]
     results = _side_by_side(calls, n_jobs)
-    save_ablations(results, out_dir, cfg, clip)
+    save_ablations(results+other_rows(results, out_dir, cfg), out_dir, cfg, clip)
     return results
+
+def other_rows(results:list, out_dir, cfg:SyncGaussianConfig)->list:
+    "Rows that earlier runs with these settings finished in the same folder"
+    have, found = {(r['row'], r['seed']) for r in results}, []
+    for path in sorted(Path(out_dir).glob('*/scores.json')):
+        r = json.loads(path.read_text())
+        same = r.get('config')==ablate(override(cfg, seed=r['seed']), r['row']).to_dict()
+        if same and (r['row'], r['seed']) not in have: found.append(r)
+    return found
 
 # %% ../nbs/12_ablations.ipynb #12-015
 COLUMNS = dict(psnr='PSNR (dB) ↑', psnr_head='PSNR head ↑', lpips='LPIPS ↓', ssim='SSIM ↑', lmd='LMD (px at 512) ↓', bse_l='BSE-L ↓', mouth_correlation='mouth r ↑',
     sync_confidence='sync confidence ↑', sync_distance='sync distance ↓', sync_offset='sync offset (frames)', sync_c='Sync-C ↑', sync_e='Sync-E ↓', seconds='training (s)')
+
+def in_order(results:list)->list:
+    "Names of the rows that occur, as the paper lists them"
+    return sorted({r['row'] for r in results}, key=[*ABLATIONS, *EXTRACTORS].index)
 
 def _values(results, row, column): return [r[column] for r in results if r['row']==row and r.get(column) is not None]
 
 def mean_and_spread(values:list)->str:
     "0.123 ± 0.004 over several seeds, 0.123 for one, - for none"
     if not values: return '-'
-    digits = 4 if max(map(abs, values)) < 1 else 1 if min(map(abs, values)) >= 100 else 3
+    digits = 1 if all(isinstance(v, int) for v in values) else 4 if max(map(abs, values)) < 1 else 1 if min(map(abs, values)) >= 100 else 3
     return f'{np.mean(values):.{digits}f}' + (f' ± {np.std(values, ddof=1):.{digits}f}' if len(values)>1 else '')
 
 def ablation_table(
@@ -123,7 +136,7 @@ def ablation_table(
     columns=None,          # Names of scores; default: those of COLUMNS that some row has
 )->str:                    # Markdown
     "Mean (and, over several seeds, the spread) of each row's scores"
-    rows = list(dict.fromkeys(r['row'] for r in results))
+    rows = in_order(results)
     columns = columns or [c for c in COLUMNS if any(_values(results, r, c) for r in rows)]
     lines = ['| row | seeds | '+' | '.join(COLUMNS.get(c, c) for c in columns)+' |', '|---'*(len(columns)+2)+'|']
     for row in rows: lines.append(f"| {row} | {sum(r['row']==row and 'error' not in r for r in results)} | "+' | '.join(mean_and_spread(_values(results, row, c)) for c in columns)+' |')
@@ -160,7 +173,7 @@ def plot_ablations(
 ):                 # matplotlib figure
     "One panel a score: a dot for each seed, a bar at the mean, the recording's own value dashed"
     import matplotlib.pyplot as plt
-    rows = list(dict.fromkeys(r['row'] for r in results))
+    rows = in_order(results)
     columns = [c for c in columns if any(_values(results, r, c) for r in rows)] or ['seconds']
     fig, axes = plt.subplots(1, len(columns), figsize=(2.2+1.9*len(columns), 1+.3*len(rows)), dpi=80, sharey=True, squeeze=False, layout='constrained')
     for ax, c in zip(axes[0], columns):

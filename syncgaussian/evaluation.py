@@ -239,7 +239,7 @@ def fit_size(
     h, w = image.shape[:2]
     if h != w: raise EvaluationError(f'the frames are {w}x{h} px, the clip is {size}x{size}: cut the same square out of them first.')
     if h == size: return image
-    x = torch.from_numpy(np.ascontiguousarray(image)).permute(2,0,1)[None].float()
+    x = torch.from_numpy(np.array(image)).permute(2,0,1)[None].float()
     return F.interpolate(x, (size,size), mode='bicubic', antialias=True)[0].permute(1,2,0).clamp(0,255).round().byte().numpy()
 
 def evaluate_frames(
