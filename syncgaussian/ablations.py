@@ -28,13 +28,16 @@ def write_json(path:Path, value):
     temporary = path.with_suffix(f'.{os.getpid()}.tmp')
     temporary.write_text(json.dumps(value, indent=1)); os.replace(temporary, path)
 
-def _finished(path:Path, cfg, landmarks:bool):
-    "Scores of a finished row, or None. Raises AblationError where they were made with other settings"
+def _finished(path:Path, cfg, landmarks:bool, pair='shipped'):
+    "Scores of a finished row, or None where some are still to be made. Raises AblationError where they were made with other settings"
+    from syncgaussian.evaluation import find_sync_pair
     if not path.exists(): return None
     scores = json.loads(path.read_text())
     differ = [k for k, v in cfg.to_dict().items() if scores.get('config', {}).get(k)!=v]
     if differ: raise AblationError(f"{path.parent}: made with other settings ({', '.join(differ[:6])}); choose another folder for this run, or remove that one")
-    return scores if 'lmd' in scores or not landmarks else None
+    weights = pair and find_sync_pair(None if pair=='shipped' else pair)[0]
+    complete = ('lmd' in scores or not landmarks) and (not weights or scores['sync_weights']==weights.sha256)
+    return scores if complete else None
 
 def run_row(
     clip_dir,                   # Folder of a prepared clip
@@ -44,7 +47,7 @@ def run_row(
     seed:int,
     device:str=None,
     progress:bool=False,
-    landmarks:bool=True,        # Also the scores that need MediaPipe; a head scored without them is scored again, not trained again
+    landmarks:bool=True,        # Also the scores that need MediaPipe
     pair='shipped',             # Of the sync measure
 )->dict:                        # row, seed, seconds, the scores of `evaluate`, config
     "Train and score one row; a finished one is read back"
@@ -52,7 +55,7 @@ def run_row(
     from syncgaussian.synthesis import evaluate
     from syncgaussian.training import train
     folder, cfg = row_folder(out_dir, row, seed), ablate(override(cfg, seed=seed), row)
-    if done := _finished(folder/'scores.json', cfg, landmarks): return done
+    if done := _finished(folder/'scores.json', cfg, landmarks, pair): return done
     clip = Clip(clip_dir)
     head = train(clip, folder, cfg, device=device, progress=progress)
     scores = dict(row=row, seed=seed, seconds=head.info['seconds'], device=head.info['device'], **evaluate(head, clip, landmarks=landmarks, pair=pair), config=cfg.to_dict())
@@ -99,7 +102,7 @@ def run_ablations(
     clip, cfg = (clip if isinstance(clip, Clip) else Clip(clip)), cfg or course_config()
     jobs = [(row, seed) for row in (rows or ABLATIONS) for seed in seeds]
     configs = [ablate(override(cfg, seed=seed), row) for row, seed in jobs]
-    for (row, seed), c in zip(jobs, configs): _finished(row_folder(out_dir, row, seed)/'scores.json', c, landmarks)
+    for (row, seed), c in zip(jobs, configs): _finished(row_folder(out_dir, row, seed)/'scores.json', c, landmarks, pair)
     prepare_rows(clip, configs, device or ('cuda' if torch.cuda.is_available() else 'cpu'))
     calls = [(try_row, (str(clip.dir), str(out_dir), cfg, row, seed), dict(device=device, landmarks=landmarks, pair=pair)) for row, seed in jobs]
     results = _side_by_side(calls, n_jobs)

@@ -60,7 +60,7 @@ def run_evaluate(a):
     result, path = _evaluation(a)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1))
-    if a.speech: _columns(result['speech'], ('speech', 'seconds', 'sync_confidence', 'sync_distance', 'sync_offset'))
+    if a.speech: _columns(result['speech'], ('speech', 'seconds', 'sync_confidence', 'sync_distance', 'sync_offset', 'sync_c', 'sync_e'))
     else: _columns(_beside_recording(result), ('score', 'value', 'recording'))
     for note in dict.fromkeys(n for r in result.get('speech', [result]) for n in r['notes']): print('*', note)
     print(f'written to {path}')

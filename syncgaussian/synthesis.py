@@ -8,12 +8,13 @@ __all__ = ['SynthesisError', 'hear', 'hear_clip', 'fit_length', 'there_and_back'
 
 # %% ../nbs/11_synthesis.ipynb #11-002
 import json, os, time
+from collections import deque
 from pathlib import Path
 import numpy as np
 import torch
 from .clip import Clip, load_sound, write_video
 from .config import SyncGaussianConfig, course_config
-from .evaluation import LipWatcher, SYNC_NAMES, find_sync_pair, score_video
+from .evaluation import LipWatcher, find_sync_pair, find_syncnet, score_video
 from .training import TalkingHead, load_head, read_frames, train
 
 # %% ../nbs/11_synthesis.ipynb #11-008
@@ -149,17 +150,18 @@ def evaluate_speech(
 )->dict:                  # sync_confidence, sync_distance, sync_offset, n_frames, seconds, notes
     "Let a head say foreign speech and measure its sync (paper 4.2, cross-domain). Raises ClipError for sounds that cannot be read"
     (head, clip), wave = _opened(head, clip, device), load_sound(speech)
-    pair, why = find_sync_pair(None if pair=='shipped' else pair)
+    (pair, why), (net, why_net) = find_sync_pair(None if pair=='shipped' else pair), find_syncnet(str(head.viewmats.device))
     hu, ave = hear(head, wave)
     scene = there_and_back(len(hu), len(head.viewmats), start)
-    watcher = LipWatcher(pair, landmarks) if pair else None
+    watcher = LipWatcher(pair, net, landmarks)
     def watched():
         for k, frames in enumerate(render_frames(head, hu, ave, scene, clip.backdrop, batch=batch)):
-            if watcher: watcher.add(frames, clip.landmarks[scene[k*batch:k*batch+len(frames)]])
+            watcher.add(frames, clip.landmarks[scene[k*batch:k*batch+len(frames)]])
             yield from frames
-    n = sum(1 for _ in watched()) if keep is None else write_video(_parent(keep), watched(), fps=25, sound=speech) and len(scene)
-    scores = watcher.finish(wave) if watcher else dict.fromkeys(SYNC_NAMES) | dict(notes=[why])
-    return dict(speech=Path(speech).name) | scores | dict(n_frames=n, seconds=len(wave)/16000, notes=scores['notes']+_teacher(head))
+    if keep: write_video(_parent(keep), watched(), fps=25, sound=speech)
+    else: deque(watched(), maxlen=0)
+    scores = watcher.finish(wave)
+    return dict(speech=Path(speech).name) | scores | dict(seconds=len(wave)/16000, notes=scores['notes']+[o for o in (why, why_net) if o]+_teacher(head))
 
 def _parent(path)->Path: Path(path).parent.mkdir(parents=True, exist_ok=True); return Path(path)
 

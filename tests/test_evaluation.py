@@ -68,8 +68,13 @@ def test_syncnet_of_a_user_is_used(job, tmp_path, monkeypatch):
     torch.manual_seed(0)
     torch.save(SyncNet().state_dict(), tmp_path/'syncnet_v2.model')
     clip, idx = Clip(job/'clip'), np.arange(80, 100)
-    s, notes = sync_of(clip.frames(idx), clip.landmarks[idx], clip, idx)
-    assert s['sync_c'] >= 0 and s['sync_e'] > 0 and 'S3FD' in notes[-1]
+    net, note = find_syncnet()
+    s = sync_of(clip.frames(idx), clip.landmarks[idx], clip, idx, net=net)
+    assert s['sync_c'] >= 0 and s['sync_e'] > 0 and 'S3FD' in note
+    watcher = LipWatcher(net=net, detect=False, chunk=7) # in pieces of 7 frames it sees the same windows
+    for k in range(0, 20, 3): watcher.add(clip.frames(idx[k:k+3]), clip.landmarks[idx[k:k+3]])
+    pieces = watcher.finish(clip.wave[80*640:])
+    assert pieces['sync_e'] == pytest.approx(s['sync_e'], rel=.05) and pieces['n_frames'] == 20 and pieces['sync_confidence'] is None
     torch.save(dict(w=torch.zeros(2)), tmp_path/'syncnet_v2.model')
     with pytest.raises(SyncNetError, match='not SyncNet v2'): load_syncnet()
     (tmp_path/'syncnet_v2.model').write_bytes(b'cposix\ngetcwd\n(tR.')
@@ -202,6 +207,8 @@ def test_other_settings_in_the_same_folder_are_refused(job, tmp_path, monkeypatc
     monkeypatch.setattr(training.Trainer, 'run', lambda *a, **k: pytest.fail('trained again'))
     r, = run_ablations(job/'clip', tmp_path, cfg, ['SyncGaussian'], device='cpu')
     assert 'lmd' in r and scores_of(tmp_path/'syncgaussian-0/scores.json')['lmd'] == r['lmd']
+    r, = run_ablations(job/'clip', tmp_path, cfg, ['SyncGaussian'], device='cpu', landmarks=False, pair=job/'pair.safetensors')
+    assert r['sync_weights'] == find_sync_pair(job/'pair.safetensors')[0].sha256
 
 def test_mean_and_spread():
     rows = [dict(row='SyncGaussian', seed=s, psnr=p, sync_offset=1, seconds=1.) for s,p in ((0,30.), (1,31.))]+[dict(row='w/o L_ah', seed=0, error='no memory')]
