@@ -231,3 +231,8 @@ r = run_ablations({str(job/'clip')!r}, {str(tmp_path)!r}, course_config(**{TINY!
 print(r[0].get('error') or r[0]['psnr'] > 5)"""
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert done.stdout.strip() == 'True', done.stdout+done.stderr
+
+def test_import_is_light():
+    "Scoring code loads MediaPipe, transformers, matplotlib and joblib only where they are used"
+    code = "import sys, syncgaussian.evaluation, syncgaussian.syncnet, syncgaussian.ablations; print(*{'mediapipe','librosa','transformers','lpips','matplotlib','joblib','av','cv2'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == ''
