@@ -45,19 +45,50 @@ def run_synthesize(a):
     from syncgaussian.synthesis import synthesize
     print(synthesize(a.head, a.speech, a.output, start=a.start, device=a.device))
 
+def _columns(rows:list, names:tuple):
+    "Aligned columns of several dicts"
+    text = [list(names)]+[['-' if r.get(n) is None else f'{r[n]:.4f}' if isinstance(r[n], float) else str(r[n]) for n in names] for r in rows]
+    width = [max(map(len, column)) for column in zip(*text)]
+    for row in text: print('  '.join(f'{c:<{w}}' for c, w in zip(row, width)).rstrip())
+
+def _beside_recording(scores:dict)->list:
+    "Rows of name, value, and the recording's own value where it was measured"
+    return [dict(score=k, value=v, recording=scores.get(f'{k}_recording')) for k, v in scores.items() if not k.endswith('_recording') and not isinstance(v, (list, dict))]
+
 def run_evaluate(a):
     "syncgaussian evaluate"
-    from syncgaussian.synthesis import evaluate
-    scores = evaluate(a.head, a.clip)
-    path = Path(a.output or Path(a.head)/'evaluation.json')
-    path.write_text(json.dumps(scores, indent=1))
-    _table(scores | {'written to':str(path)})
+    result, path = _evaluation(a)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1))
+    if a.speech: _columns(result['speech'], ('speech', 'seconds', 'sync_confidence', 'sync_distance', 'sync_offset', 'sync_c', 'sync_e'))
+    else: _columns(_beside_recording(result), ('score', 'value', 'recording'))
+    for note in dict.fromkeys(n for r in result.get('speech', [result]) for n in r['notes']): print('*', note)
+    print(f'written to {path}')
+
+def _evaluation(a)->tuple:
+    "What `evaluate` is asked for: scores, and where they go"
+    from syncgaussian.evaluation import EvaluationError, evaluate_frames
+    from syncgaussian.metrics import au_error
+    from syncgaussian.synthesis import evaluate, evaluate_speech
+    if len(a.paths) != (1 if a.frames else 2): raise EvaluationError('say `evaluate HEAD CLIP`, or `evaluate --frames RENDERED CLIP`')
+    if bool(a.au_truth) != bool(a.au_render): raise EvaluationError('--au-truth and --au-render belong together: one OpenFace csv file of each video')
+    options = dict(landmarks=not a.no_landmarks, pair=a.sync_pair or 'shipped')
+    if a.speech: return dict(head=a.paths[0], speech=[_speak(a, f, options, evaluate_speech) for f in a.speech]), Path(a.output or Path(a.paths[0])/'evaluation-speech.json')
+    if a.frames: scores = evaluate_frames(a.frames, a.paths[0], a.offset, a.fps, a.test_share, compressed=a.compressed, **options)
+    else: scores = evaluate(*a.paths, compressed=a.compressed, device=a.device, **options)
+    if a.au_truth: scores |= au_error(a.au_render, a.au_truth)
+    return scores, Path(a.output or (f"{str(a.frames).rstrip('/')}.evaluation.json" if a.frames else Path(a.paths[0])/'evaluation.json'))
+
+def _speak(a, file, options, evaluate_speech)->dict:
+    "Scores of one foreign speech, its video kept where asked"
+    return evaluate_speech(*a.paths, file, keep=Path(a.keep)/f'{Path(file).stem}.mp4' if a.keep else None, device=a.device, **options)
 
 def run_ablate(a):
     "syncgaussian ablate"
-    from syncgaussian.ablations import ablation_table, run_ablations
-    results = run_ablations(a.clip, a.output, _config(a), rows=a.rows, seeds=a.seeds, n_jobs=a.jobs)
-    print(ablation_table(results))
+    from syncgaussian.ablations import ablation_report, run_ablations
+    results = run_ablations(a.clip, a.output, _config(a), rows=a.rows, seeds=a.seeds, n_jobs=a.jobs, device=a.device, landmarks=not a.no_landmarks, pair=a.sync_pair or 'shipped')
+    print(ablation_report(results))
+    print(f"written to {Path(a.output)/'ablations.json'}")
 
 def run_demo(a):
     "syncgaussian demo"
@@ -86,8 +117,7 @@ def _parser():
     s = _command(sub, 'synthesize', run_synthesize, 'let a head say a sound file')
     s.add_argument('head'); s.add_argument('speech'); s.add_argument('-o', '--output', required=True, metavar='OUT.mp4')
     s.add_argument('--start', type=int, default=0, help='recorded frame whose pose comes first'); s.add_argument('--device')
-    s = _command(sub, 'evaluate', run_evaluate, 'score a head on the held-out tenth of its clip')
-    s.add_argument('head'); s.add_argument('clip'); s.add_argument('-o', '--output', metavar='JSON')
+    _evaluate_arguments(_command(sub, 'evaluate', run_evaluate, "score a head, or any system's frames, on the held-out tenth of a clip"))
     _ablate_arguments(_command(sub, 'ablate', run_ablate, 'rerun rows of Tables 4 and 6 on a clip'))
     s = _command(sub, 'assets', run_assets, 'model files: what is here, from where, under which licence')
     s.add_argument('--fetch', nargs='+', metavar='NAME', help="fetch these, or 'all'")
@@ -117,11 +147,29 @@ def _train_arguments(s):
     s.add_argument('--ablation', help='a row of Table 6 or Table 4'); s.add_argument('--device')
     _config_arguments(s)
 
+def _evaluate_arguments(s):
+    s.usage = 'syncgaussian evaluate HEAD CLIP [options]  or  syncgaussian evaluate --frames RENDERED CLIP [options]'
+    s.add_argument('paths', nargs='+', metavar='HEAD CLIP', help='a trained head and its clip; with --frames the clip alone')
+    s.add_argument('-o', '--output', metavar='JSON')
+    s.add_argument('--compressed', action='store_true', help='also after an mp4 of both videos')
+    s.add_argument('--speech', nargs='+', metavar='FILE', help='render with this speech instead and score its sync only (Tables 2 and 3)')
+    s.add_argument('--keep', metavar='DIR', help='keep the videos of --speech here')
+    s.add_argument('--frames', metavar='RENDERED', help="another system's frames: an mp4, or a folder of png or jpg pictures")
+    s.add_argument('--offset', type=int, help='frame of the clip that the first of --frames shows (default: judged by the length)')
+    s.add_argument('--fps', type=float, help='frame rate of --frames (default: what the video says, 25 for pictures)')
+    s.add_argument('--test-share', type=float, default=.1, help='share of the clip that --frames is scored on, at its end')
+    s.add_argument('--au-truth', metavar='CSV', help='OpenFace csv of the recording'); s.add_argument('--au-render', metavar='CSV', help='OpenFace csv of the render')
+    _scoring_arguments(s)
+
+def _scoring_arguments(s):
+    s.add_argument('--no-landmarks', action='store_true', help='without MediaPipe: no LMD, no blendshape errors')
+    s.add_argument('--sync-pair', metavar='FILE', help='other weights for the sync measure'); s.add_argument('--device')
+
 def _ablate_arguments(s):
     s.add_argument('clip'); s.add_argument('-o', '--output', default='out/ablations')
     s.add_argument('--rows', nargs='+', help='default: all rows of Table 6'); s.add_argument('--seeds', type=int, nargs='+', default=[0])
     s.add_argument('--jobs', type=int, default=1, help='rows trained at the same time')
-    _config_arguments(s)
+    _config_arguments(s); _scoring_arguments(s)
 
 # %% ../nbs/13_cli.ipynb #13-011
 def is_ours(e:Exception)->bool:

@@ -314,7 +314,7 @@ def sync_scores(
     d = torch.stack([(lips[max(0,s):t+min(0,s)] - sound[max(0,-s):t-max(0,s)]).norm(dim=-1).mean() for s in shifts])
     return SyncScores((d.median()-d.min()).item(), d.min().item(), shifts[int(d.argmin())])
 
-# %% ../nbs/09_metrics.ipynb #09-071
+# %% ../nbs/09_metrics.ipynb #09-081
 def _float_pictures(frames, device):
     x = torch.stack([torch.as_tensor(np.ascontiguousarray(o)) if isinstance(o, np.ndarray) else o for o in frames]).to(device)
     return x.float()/255 if x.dtype == torch.uint8 else x.float()

@@ -4,17 +4,18 @@
 
 # %% auto #0
 __all__ = ['SynthesisError', 'hear', 'hear_clip', 'fit_length', 'hear_pauses', 'there_and_back', 'filled', 'moved_clouds',
-           'HeadRenderer', 'all_windows', 'render_frames', 'backdrop_reader', 'synthesize', 'evaluate', 'mouth_scores',
-           'comparison', 'save_picture', 'demo', 'versions', 'stage_seconds']
+           'HeadRenderer', 'all_windows', 'render_frames', 'backdrop_reader', 'synthesize', 'evaluate',
+           'evaluate_speech', 'comparison', 'save_picture', 'demo', 'versions', 'stage_seconds']
 
 # %% ../nbs/11_synthesis.ipynb #11-002
 import json, os, time
+from collections import deque
 from pathlib import Path
 import numpy as np
 import torch
 from .clip import Clip, load_sound, write_video
 from .config import SyncGaussianConfig, course_config
-from .metrics import landmark_distance, score_frames
+from .evaluation import LipWatcher, find_sync_pair, find_syncnet, score_video
 from .training import TalkingHead, load_head, read_frames, train
 
 # %% ../nbs/11_synthesis.ipynb #11-008
@@ -198,39 +199,69 @@ def synthesize(
     return write_video(out, frames, fps=25, sound=speech, synthetic=True)
 
 # %% ../nbs/11_synthesis.ipynb #11-030
-def evaluate(
-    head,                 # A `TalkingHead`, or the folder of one
-    clip,                 # A prepared `Clip`, or its folder
-    idx:np.ndarray=None,  # Frames; default: the held-out ones
-    batch:int=8,
-    landmarks:bool=True,  # Also LMD, which needs MediaPipe
-)->dict:                  # psnr, psnr_head, ssim, lpips, lmd, n_frames
-    "Scores of a head on recorded frames that it has not seen (paper 4.2)"
-    head = head if isinstance(head, TalkingHead) else load_head(head)
+def _opened(head, clip, device):
+    "A head and its own clip, from whatever names them"
+    device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    head = head if isinstance(head, TalkingHead) else load_head(head, device)
     clip = clip if isinstance(clip, Clip) else Clip(clip)
     if clip.size!=head.size or clip.n_frames!=len(head.viewmats):
         raise SynthesisError(f"{clip.dir}: {clip.n_frames} frames of {clip.size} px, the head was trained on {len(head.viewmats)} of {head.size} px; evaluate on its own clip")
+    return head, clip
+
+def evaluate(
+    head,                 # A `TalkingHead`, or the folder of one
+    clip,                 # A prepared `Clip`, or its folder
+    idx:np.ndarray=None,  # Frames, neighbours in order; default: the held-out ones
+    batch:int=8,
+    landmarks:bool=True,  # Also what needs MediaPipe: LMD, blendshape errors, crops by the rendered frames' own landmarks
+    compressed:bool=False,# Also after an mp4 of both videos (names that end in _mp4)
+    pair='shipped',       # Of the sync measure: 'shipped', a file with one, or None
+    device:str=None,      # Where a folder is loaded to
+)->dict:                  # psnr, ssim, lpips and their _head twins, lmd, bse_l, bse_u, sync_..., n_frames, notes
+    "Scores of a head on recorded frames that it has not seen (paper 4.2)"
+    head, clip = _opened(head, clip, device)
     idx = clip.split(head.cfg.test_share)[1] if idx is None else np.asarray(idx)
     hu, ave = hear_clip(head, clip)
-    rendered = np.concatenate(list(render_frames(head, hu, ave, idx, clip.backdrop, speech_at=idx, batch=batch)))
-    scores = score_frames(rendered, clip.frames(idx), head_box=head.box)
-    if landmarks: scores |= mouth_scores(rendered, clip.landmarks[idx], clip.size)
-    return scores | dict(n_frames=len(idx))
+    silence = hear_pauses(head, clip.wave, clip.n_frames)
+    rendered = np.concatenate(list(render_frames(head, hu, ave, idx, clip.backdrop, speech_at=idx, batch=batch, silence=silence)))
+    scores = score_video(rendered, clip, idx, head.box, landmarks, compressed, pair, str(head.viewmats.device), batch)
+    return scores | dict(notes=scores['notes']+_teacher(head))
 
-def mouth_scores(
-    rendered:np.ndarray,   # uint8 [T,H,W,3]
-    truth:np.ndarray,      # [T,478,3] landmarks of the recording, px
-    size:int,
-)->dict:                   # lmd (px at 512), lmd_frames, mouth_correlation
-    "Landmark distance of the mouth, and how well its opening follows the recording's"
-    from syncgaussian.clip import detect_landmarks
-    marks, _, found = detect_landmarks(rendered)
-    if found.sum() < 2: return dict(lmd=None, lmd_frames=int(found.sum()), mouth_correlation=None)
-    opening = lambda m: np.linalg.norm(m[found][:, 13, :2]-m[found][:, 14, :2], axis=-1)
-    r = np.corrcoef(opening(marks), opening(truth))[0,1]
-    return dict(lmd=float(landmark_distance(marks[found], truth[found], size)), lmd_frames=int(found.sum()), mouth_correlation=float(r))
+def _teacher(head)->list:
+    "A warning where a head is scored by the encoder it listens through"
+    own = head.cfg.use_ave and head.cfg.audio_to_visual=='own'
+    return ['This head listens through the shipped audio-visual encoder, which is also half of the sync measure.'] if own else []
 
-# %% ../nbs/11_synthesis.ipynb #11-035
+# %% ../nbs/11_synthesis.ipynb #11-036
+def evaluate_speech(
+    head,                 # A `TalkingHead`, or the folder of one
+    clip,                 # Its clip, or the folder
+    speech,               # Sound file
+    keep=None,            # mp4 to write; None: the frames are dropped
+    start:int=0,          # Recorded frame that lends the first pose
+    batch:int=8,
+    landmarks:bool=True,  # Mouth crops by landmarks of the rendered frames; False: by the recording's
+    pair='shipped',       # Of the sync measure: 'shipped', or a file with one
+    device:str=None,
+)->dict:                  # sync_confidence, sync_distance, sync_offset, n_frames, seconds, notes
+    "Let a head say foreign speech and measure its sync (paper 4.2, cross-domain). Raises ClipError for sounds that cannot be read"
+    (head, clip), wave = _opened(head, clip, device), load_sound(speech)
+    (pair, why), (net, why_net) = find_sync_pair(None if pair=='shipped' else pair), find_syncnet(str(head.viewmats.device))
+    hu, ave = hear(head, wave)
+    scene = there_and_back(len(hu), len(head.viewmats), start)
+    watcher = LipWatcher(pair, net, landmarks)
+    def watched():
+        for k, frames in enumerate(render_frames(head, hu, ave, scene, clip.backdrop, batch=batch, silence=hear_pauses(head, wave, len(hu)))):
+            watcher.add(frames, clip.landmarks[scene[k*batch:k*batch+len(frames)]])
+            yield from frames
+    if keep: write_video(_parent(keep), watched(), fps=25, sound=speech)
+    else: deque(watched(), maxlen=0)
+    scores = watcher.finish(wave)
+    return dict(speech=Path(speech).name) | scores | dict(seconds=len(wave)/16000, notes=scores['notes']+[o for o in (why, why_net) if o]+_teacher(head))
+
+def _parent(path)->Path: Path(path).parent.mkdir(parents=True, exist_ok=True); return Path(path)
+
+# %% ../nbs/11_synthesis.ipynb #11-041
 def comparison(
     rendered:np.ndarray,   # uint8 [T,H,W,3]
     truth:np.ndarray,      # uint8 [T,H,W,3]
@@ -249,7 +280,7 @@ def save_picture(path, image:np.ndarray)->Path:
     Image.fromarray(image).save(temporary, format='png'); os.replace(temporary, path)
     return path
 
-# %% ../nbs/11_synthesis.ipynb #11-039
+# %% ../nbs/11_synthesis.ipynb #11-045
 def demo(
     out_dir='out/demo',             # Where everything goes
     cfg:SyncGaussianConfig=None,    # Default: `course_config()`
@@ -267,7 +298,7 @@ def demo(
     timed('synthesize', lambda: synthesize(head, driving_speech_path(), out/'talking_head.mp4', progress=progress))
     scores = timed('evaluate', lambda: evaluate(head, clip))
     idx = clip.split(cfg.test_share)[1]
-    rendered = np.concatenate(list(render_frames(head, *hear_clip(head, clip), idx, clip.backdrop, speech_at=idx)))
+    rendered = np.concatenate(list(render_frames(head, *hear_clip(head, clip), idx, clip.backdrop, speech_at=idx, silence=hear_pauses(head, clip.wave, clip.n_frames))))
     save_picture(out/'comparison.png', comparison(rendered, clip.frames(idx)))
     report = scores | dict(seconds=seconds, train_seconds_per_stage=stage_seconds(head), versions=versions(), config=cfg.to_dict())
     (out/'metrics.json').write_text(json.dumps(report, indent=1))
