@@ -2,7 +2,7 @@
 
 Without --clip the shipped sample is played to and fro until it lasts so many minutes, and every step of `prepare` (scan, frames with landmarks, sound, labels,
 head pose, speech features) runs on it in a process of its own. Reported for each step: seconds on the clock, seconds of CPU, and the highest memory while it ran,
-as the system counts it (resident) and without the pages of files that are merely mapped (own). With --clip that video's longest shot is measured once."""
+as the system counts it (resident) and without the pages of files that are merely mapped (own). With --clip that video's longest shot is measured once. (Linux: memory is read from /proc.)"""
 import argparse, json, os, resource, subprocess, sys, tempfile, threading, time, warnings
 from pathlib import Path
 

@@ -11,7 +11,7 @@ import csv, json, os, shutil
 from pathlib import Path
 import numpy as np
 from .clip import (BLENDSHAPES, FPS, LABELS, Clip, ClipError, Manifest, _film, _labels_step, _note, _read_png, _save,
-                               _save_png, _sha256, _speech, _step, _write_json, _write_m4a, sound_between, upper_face, CLIP_VERSION)
+                               _save_png, _sha256, _speech, _step, _write_json, _write_m4a, remove_head, sound_between, upper_face, CLIP_VERSION)
 
 # %% ../nbs/05a_ernerf.ipynb #05-008
 FLIP = np.diag([1.,-1,-1,1])
@@ -92,7 +92,7 @@ def _write_frame(clip, out, k, image, background):
     np.savetxt(out/f'ori_imgs/{k}.lms', points, '%f')
     _jpg(out/f'gt_imgs/{k}.jpg', np.where((label==0)[...,None], background, image))
     _save_png(out/f'parsing/{k}.png', labels_to_colours(label))
-    torso = torso_image(label, clip.backdrop(k)[0], background)
+    torso = torso_image(label, remove_head(image, label, background), background)
     cv2.imwrite(str(out/f'torso_imgs/{k}.png'), torso[...,[2,1,0,3]])
     np.save(out/f'teeth_mask/{k}.npy', np.zeros(label.shape, bool))
 

@@ -131,6 +131,26 @@ def test_bundle_of_known_truth():
     assert np.median(b.second)<.15<np.median(b.first)
     assert np.array_equal(bundle_adjust(tracks, rough, verts, FOCAL, SIZE).viewmats, b.viewmats) # the same each time
 
+def test_tracks_in_a_file_are_the_same_as_in_memory():
+    from syncgaussian.pose import _scratch
+    truth = motion(150); verts,tracks = fake_tracks(truth); filed = tracks._replace(xy=_scratch(*tracks.xy.shape), weights=_scratch(*tracks.weights.shape))
+    filed.xy[:], filed.weights[:] = tracks.xy, tracks.weights
+    tracks = tracks._replace(xy=tracks.xy.astype(np.float32), weights=tracks.weights.astype(np.float32))
+    a, b = (bundle_adjust(t, truth, verts, FOCAL, SIZE) for t in (tracks, filed))
+    assert isinstance(b.tracks.xy, np.memmap) and np.array_equal(b.tracks.xy, a.tracks.xy) and np.array_equal(a.tracks.weights, b.tracks.weights)
+    assert np.allclose(a.viewmats, b.viewmats, atol=1e-9) and np.allclose(a.second, b.second, atol=1e-9)
+
+def test_a_long_clip_is_read_a_few_frames_at_a_time():
+    "No step asks for more than some thousand frames of landmarks at once"
+    class Counted:
+        "10,000 frames of 400 repeated ones"
+        def __init__(self): self.rows, self.most = landmarks_of(someone(), motion(400), .2), 0
+        def __len__(self): return 10000
+        def __getitem__(self, t):
+            t = np.arange(10000)[t]; self.most = max(self.most, np.size(t)); return self.rows[t%400]
+    lm = Counted(); s = search_focal_length(lm, SIZE, [FOCAL*.9, FOCAL, FOCAL*1.1]); v,_,found = track_head_motion(lm, SIZE, FOCAL)
+    assert lm.most<3100 and found.all() and np.allclose(v[:400], v[4000:4400], atol=1e-6)
+
 def test_bundle_survives_frames_with_nothing_seen():
     truth = motion(80); verts,tracks = fake_tracks(truth); w = tracks.weights.copy(); w[30:34] = 0; w[:,5] = 0
     b = bundle_adjust(tracks._replace(weights=w), truth, verts, FOCAL, SIZE)
