@@ -258,8 +258,8 @@ def evaluate_frames(
     offset:int=None, # Frame of the clip that the first one shows; default: judged by the length
     fps:float=None,  # Frame rate; default: what the video says, 25 for pictures
     test_share=0.1,  # The last share of the clip is held out
-    **options,       # Of `score_video`: landmarks, compressed, pair, device, batch
-)->dict:             # As `score_video`
+    landmarks=True, compressed=False, pair='shipped', device='cpu', batch=8, # As in `score_video`
+)->dict:             # As `score_video`, its notes preceded by what was aligned
     "Scores of any system's frames on the held-out part of a clip. Raises EvaluationError where they cannot be aligned"
     clip = clip if isinstance(clip, Clip) else Clip(clip)
     film, sizes = open_film(path, fps), set()
@@ -267,7 +267,7 @@ def evaluate_frames(
     pictures = {k:(sizes.add(o.shape[:2]), fit_size(o, clip.size))[1] for k,o in film.pick(np.unique(place.source))}
     if lost := sorted(set(place.source.tolist())-set(pictures)): raise EvaluationError(f'{path}: frame {lost[0]} cannot be decoded.')
     resized = [f'Frames of {w}x{h} px were resized to {clip.size} (bicubic), which costs them sharpness.' for h,w in sorted(sizes) if h!=clip.size]
-    scores = score_video(np.stack([pictures[k] for k in place.source]), clip, place.idx, **options)
+    scores = score_video(np.stack([pictures[k] for k in place.source]), clip, place.idx, None, landmarks, compressed, pair, device, batch)
     return scores | dict(notes=place.notes+resized+scores['notes'])
 
 # %% ../nbs/09b_evaluation.ipynb #09-046
