@@ -138,7 +138,7 @@ function render({model, el}) {
   const pullCrop = () => { crop.checked = get('show_crop'); touch() }, setCrop = v => { model.set('show_crop', v); model.save_changes(); pullCrop() }
   watch('change:wipe', pullWipe); watch('change:show_crop', pullCrop); watch('change:crop', touch); watch('change:offset', () => { seek(frame) })
   watch('change:peaks', touch); watch('change:size', () => { if (film) { resize(); touch() } })
-  watch('change:frame', () => { if (film && Math.abs(get('frame')-frame) > playing) seek(get('frame')) })
+  watch('change:frame', () => { if (!playing && film && get('frame') !== frame) seek(get('frame')) })
   on(play, 'click', toggle); on(scrub, 'input', () => seek(+scrub.value)); on(wipe, 'input', () => setWipe(+wipe.value)); on(crop, 'change', () => setCrop(crop.checked))
   let held = null
   const at = (node, e) => { const r = node.getBoundingClientRect(); return [(e.clientX-r.left)/r.width, (e.clientY-r.top)/r.height] }
