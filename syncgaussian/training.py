@@ -349,12 +349,12 @@ def add_audio_visual_features(clip:Clip, cfg:SyncGaussianConfig, device:str='cpu
 def closed_frames(
     opening:np.ndarray, # [T] mouth opening
     pause:np.ndarray,   # [T] 1 = pause, 0 = speech
-    found:np.ndarray,   # [T] bool, frames with a face
+    usual:np.ndarray,   # [T] bool, frames that may be taken
     least:int=8,        # So many frames are needed
 )->np.ndarray:          # Frames of the closed mouth
     "The more closed half of the pauses, or, where there are too few, the most closed frames of all"
-    quiet = np.flatnonzero((pause>0.9) & found & (opening<=np.median(opening[found])))
-    pool, n = (quiet, len(quiet)//2) if len(quiet)>=2*least else (np.flatnonzero(found), least)
+    quiet = np.flatnonzero((pause>0.9) & usual & (opening<=np.median(opening[usual])))
+    pool, n = (quiet, len(quiet)//2) if len(quiet)>=2*least else (np.flatnonzero(usual), least)
     return pool[opening[pool].argsort()[:max(n, 1)]]
 
 @patch
@@ -362,10 +362,12 @@ def closed_frames(
 def learn_closed(self:TalkingHead, data:TrainingData)->TalkingHead:
     "Remember what the encoder says where this person is silent"
     from syncgaussian.speech import pauses
-    pause = pauses(data.clip.wave)
+    pause, width = pauses(data.clip.wave), data.shape[:, 1].cpu().numpy()
     pause = np.pad(pause, (0, max(0, data.clip.n_frames-len(pause))), mode='edge')[data.idx]
-    i = torch.as_tensor(closed_frames(data.opening, pause, data.found), device=data.device)
-    self.closed.copy_(torch.cat([self.listen(*data.speech(k)).a for k in i.split(64)]).mean(0))
+    usual = data.found & (abs(width-np.median(width[data.found])) < 1)
+    i = torch.as_tensor(closed_frames(data.opening, pause, usual if usual.any() else data.found), device=data.device)
+    a = torch.cat([self.listen(*data.speech(k)).a for k in i.split(64)])
+    self.closed.copy_(a[torch.cdist(a, a).sum(1).argmin()])
     return self
 
 # %% ../nbs/10_training.ipynb #10-048
@@ -651,7 +653,7 @@ def run(self:Trainer, until:int=None, progress:bool=True, checkpoint:Path=None, 
         losses = self.step()
         bar.update(1)
         if self.done%20==0 or self.done==until:
-            self.history.append(dict(step=self.done, frames=self.done*self.cfg.batch, stage=stage, **{k:float(v) for k,v in losses.items()}))
+            self.history.append(dict(step=self.done, frames=self.done*self.cfg.batch, stage=stage, seconds=round(time.time()-started, 2), **{k:float(v) for k,v in losses.items()}))
             self.check({k:float(v) for k, v in losses.items()})
             bar.set_postfix(stage=stage, **{k:f'{float(v):.3f}' for k,v in losses.items()})
         self.seconds = time.time()-started

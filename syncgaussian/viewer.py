@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['STATIC', 'to_uint8', 'png_bytes', 'SmallCanvas', 'image_grid', 'front_camera', 'orbit', 'still_picture', 'half_bytes',
            'pack_gaussians', 'Playback', 'playback_frames', 'largest_displacement', 'cloud_message', 'wav_bytes',
-           'wave_peaks', 'StillWidget', 'SplatViewer', 'jpeg_bytes', 'wipe_pictures', 'FramePlayer']
+           'wave_peaks', 'with_still', 'StillWidget', 'widget_script', 'SplatViewer', 'jpeg_bytes', 'wipe_pictures',
+           'FramePlayer']
 
 # %% ../nbs/03_viewer.ipynb #03-002
 import base64, io, os, wave as wave_files
@@ -223,36 +224,48 @@ def wave_peaks(
     return to_uint8(peaks/2/max(abs(peaks).max(), 1e-3)+.5).tobytes()
 
 # %% ../nbs/03_viewer.ipynb #03-054
+def with_still(
+    bundle,      # What ipywidgets would show: a dict, or (dict, metadata)
+    still:bytes, # A PNG file, or nothing
+):               # The same with the picture; under `IN_TEST` the picture alone
+    "Put a still picture beneath a widget"
+    data = bundle[0] if isinstance(bundle, tuple) else bundle
+    if still: data['image/png'] = base64.b64encode(still).decode()
+    if os.environ.get('IN_TEST'): data.pop('application/vnd.jupyter.widget-view+json', None)
+    return bundle
+
+# %% ../nbs/03_viewer.ipynb #03-055
 class StillWidget(anywidget.AnyWidget):
     "A widget that also shows itself where nothing can run"
     still = tr.Bytes(b'').tag(sync=True)
 
     def __repr__(self): return f'{type(self).__name__}()'
-
-    def _repr_mimebundle_(self, **kwargs):
-        bundle, metadata = super()._repr_mimebundle_(**kwargs)
-        if self.still: bundle['image/png'] = base64.b64encode(self.still).decode()
-        if os.environ.get('IN_TEST'): bundle.pop('application/vnd.jupyter.widget-view+json')
-        return bundle, metadata
+    def _repr_mimebundle_(self, **kwargs): return with_still(super()._repr_mimebundle_(**kwargs), self.still)
 
     def __init__(self, **kwargs):
         self.token = 0
         super().__init__(**kwargs)
-        self.on_msg(lambda _, message, buffers: self.hear(message))
+        self.on_msg(lambda _, message, buffers: self.hear(message, buffers))
 
-    def hear(self, message):
+    def hear(self, message, buffers=()):
         "Answer the browser: everything at 'hello', then the frames that it asks for"
         if message['kind']=='hello': self.send_all()
         if message['kind']=='frames' and message['token']==self.token:
             self.send(message, self.chunk_bytes(message['chunk']))
 
-# %% ../nbs/03_viewer.ipynb #03-055
+# %% ../nbs/03_viewer.ipynb #03-057
 STATIC = Path(syncgaussian.__file__).parent/'static'
 
-# %% ../nbs/03_viewer.ipynb #03-058
+def widget_script(
+    name:str, # File in syncgaussian/static
+)->str:       # One plain ES module
+    "What all widgets share, then the widget's own script"
+    return ''.join((STATIC/o).read_text(encoding='utf-8') for o in ('common.js', name))
+
+# %% ../nbs/03_viewer.ipynb #03-060
 class SplatViewer(StillWidget):
     "Turn, recolour and play Gaussians in the browser (WebGL2)"
-    _esm, _css = STATIC/'splat_viewer.js', STATIC/'widgets.css'
+    _esm, _css = widget_script('splat_viewer.js'), STATIC/'widgets.css'
     mode = tr.Enum(['splats','points','ellipsoids'], 'splats').tag(sync=True)
     color = tr.Enum(['rgb','opacity','depth','attention','displacement'], 'rgb').tag(sync=True)
     grow = tr.Float(1., help='Factor on all sizes').tag(sync=True)
@@ -275,7 +288,7 @@ class SplatViewer(StillWidget):
         super().__init__(**kwargs)
         self.show(gaussians, camera, attention, motion, sound)
 
-# %% ../nbs/03_viewer.ipynb #03-060
+# %% ../nbs/03_viewer.ipynb #03-062
 @patch
 def show(self:SplatViewer, gaussians, camera:Camera=None, attention=None, motion:Playback=None, sound=None):
     "Replace the cloud; arguments as in the constructor"
@@ -291,7 +304,7 @@ def show(self:SplatViewer, gaussians, camera:Camera=None, attention=None, motion
     self.still = self.picture()
     self.send_all()
 
-# %% ../nbs/03_viewer.ipynb #03-061
+# %% ../nbs/03_viewer.ipynb #03-063
 @patch
 def picture(self:SplatViewer):
     "A PNG of the present view, drawn by the rasteriser"
@@ -302,18 +315,18 @@ def picture(self:SplatViewer):
     rgb, alpha = still_picture(shown, view)
     return png_bytes(rgb + .93*(1-alpha))
 
-# %% ../nbs/03_viewer.ipynb #03-062
+# %% ../nbs/03_viewer.ipynb #03-064
 @patch
 def send_all(self:SplatViewer):
     "Send the cloud, the head of the motion and the sound to every open view"
     head, buffers = cloud_message(self.layers, self.camera, self.target, self.attention, self.motion)
     self.send(dict(head, kind='cloud', token=self.token), [*buffers, b'' if self.sound is None else wav_bytes(*self.sound)])
 
-# %% ../nbs/03_viewer.ipynb #03-063
+# %% ../nbs/03_viewer.ipynb #03-065
 @patch
 def chunk_bytes(self:SplatViewer, k): return self.motion.chunk_bytes(k)
 
-# %% ../nbs/03_viewer.ipynb #03-074
+# %% ../nbs/03_viewer.ipynb #03-076
 def jpeg_bytes(
     image,      # Picture [H,W,3] or [H,W]
     quality=90, # 1 to 95
@@ -323,7 +336,7 @@ def jpeg_bytes(
     Image.fromarray(to_uint8(image)).convert('RGB').save(file, 'jpeg', quality=quality)
     return file.getvalue()
 
-# %% ../nbs/03_viewer.ipynb #03-075
+# %% ../nbs/03_viewer.ipynb #03-077
 def wipe_pictures(
     a,     # Picture [H,W,3] left of the wipe
     b,     # Picture [H,W,3] right of it
@@ -335,10 +348,10 @@ def wipe_pictures(
     a[:,x:] = b[:,x:]
     return a
 
-# %% ../nbs/03_viewer.ipynb #03-076
+# %% ../nbs/03_viewer.ipynb #03-078
 class FramePlayer(StillWidget):
     "Play frames with their sound, wipe between two films, and look closer"
-    _esm, _css = STATIC/'frame_player.js', STATIC/'widgets.css'
+    _esm, _css = widget_script('frame_player.js'), STATIC/'widgets.css'
     frame = tr.Int(0).tag(sync=True)
     wipe = tr.Float(.5, help='Left of it A is seen, right of it B').tag(sync=True)
     crop = tr.List(tr.Int(), help='x0, y0, x1, y1 in pixels of the frame').tag(sync=True)
@@ -360,7 +373,7 @@ class FramePlayer(StillWidget):
         super().__init__(**kwargs)
         self.show(frames, other, sound, fps, names, labels)
 
-# %% ../nbs/03_viewer.ipynb #03-077
+# %% ../nbs/03_viewer.ipynb #03-079
 @patch
 def show(self:FramePlayer, frames, other=None, sound=None, fps=25., names=('A','B'), labels=()):
     "Replace the films; arguments as in the constructor"
@@ -376,7 +389,7 @@ def show(self:FramePlayer, frames, other=None, sound=None, fps=25., names=('A','
     self.still = png_bytes(picture)
     self.send_all()
 
-# %% ../nbs/03_viewer.ipynb #03-078
+# %% ../nbs/03_viewer.ipynb #03-080
 @patch
 def send_all(self:FramePlayer):
     "Send the head of the film and its sound to every open view"
@@ -386,7 +399,7 @@ def send_all(self:FramePlayer):
                 names=list(self.names), labels=[[str(t), float(a), float(b)] for t,a,b in self.labels], seconds=seconds)
     self.send(head, [b'' if self.sound is None else wav_bytes(*self.sound)])
 
-# %% ../nbs/03_viewer.ipynb #03-079
+# %% ../nbs/03_viewer.ipynb #03-081
 @patch
 def chunk_bytes(self:FramePlayer, k):
     "JPEG files of frames k*chunk to (k+1)*chunk: A, or A and B in turn"
