@@ -1057,6 +1057,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'syncgaussian.synthesis.hear_clip': ('synthesis.html#hear_clip', 'syncgaussian/synthesis.py'),
                                         'syncgaussian.synthesis.hear_pauses': ('synthesis.html#hear_pauses', 'syncgaussian/synthesis.py'),
                                         'syncgaussian.synthesis.moved_clouds': ('synthesis.html#moved_clouds', 'syncgaussian/synthesis.py'),
+                                        'syncgaussian.synthesis.pause_scores': ('synthesis.html#pause_scores', 'syncgaussian/synthesis.py'),
                                         'syncgaussian.synthesis.render_frames': ( 'synthesis.html#render_frames',
                                                                                   'syncgaussian/synthesis.py'),
                                         'syncgaussian.synthesis.save_picture': ('synthesis.html#save_picture', 'syncgaussian/synthesis.py'),

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['SynthesisError', 'Listener', 'hear', 'hear_clip', 'fit_length', 'hear_pauses', 'there_and_back', 'filled',
-           'moved_clouds', 'HeadRenderer', 'all_windows', 'render_frames', 'backdrop_reader', 'synthesize', 'stream',
-           'evaluate', 'evaluate_speech', 'comparison', 'save_picture', 'demo', 'versions', 'stage_seconds']
+           'moved_clouds', 'HeadRenderer', 'all_windows', 'render_frames', 'backdrop_reader', 'synthesize',
+           'pause_scores', 'stream', 'evaluate', 'evaluate_speech', 'comparison', 'save_picture', 'demo', 'versions',
+           'stage_seconds']
 
 # %% ../nbs/11_synthesis.ipynb #11-002
 import json, os, time
@@ -212,6 +213,30 @@ def synthesize(
     out = Path(out); out.parent.mkdir(parents=True, exist_ok=True)
     return write_video(out, frames, fps=25, sound=speech, synthetic=True)
 
+# %% ../nbs/11_synthesis.ipynb #11-030
+def pause_scores(
+    head:TalkingHead,       # From `load_head`
+    clip:Clip,              # Its clip
+    wave:np.ndarray,        # Speech [S], mono at 16 kHz, at least 3 s
+    closing:bool=True,      # As the head's config says; False: pauses are left to the encoder
+    seconds:float=1.5,      # Silence put in after two seconds; at most two more seconds are said
+)->dict:                    # opening [T] px at 512, pause [T], pause_opening and speech_opening above rest, their pause_ratio
+    "Does the mouth close where nobody speaks?"
+    from syncgaussian.clip import detect_landmarks
+    height = lambda marks: np.linalg.norm(marks[:, 13, :2]-marks[:, 14, :2], axis=-1)*512/head.size
+    said = np.concatenate([wave[:32_000], np.zeros(int(seconds*16_000), np.float32), wave[32_000:64_000]])
+    n = len(said)//640
+    pause = hear_pauses(head, said, n)
+    scene = there_and_back(n, len(head.viewmats))
+    frames = np.concatenate(list(render_frames(head, *hear(head, said, n), scene, clip.backdrop, silence=pause if closing else None)))
+    marks, _, found = detect_landmarks(frames)
+    opening, rest = height(marks), np.quantile(height(clip.landmarks), 0.2)
+    quiet = np.zeros(n, bool) if pause is None else (pause>0.99).cpu().numpy()
+    quiet[54:50+int(seconds*25)-4] = True
+    level = lambda keep: max(0., float(opening[keep&found].mean()-rest))
+    p, s = level(quiet), level(~quiet)
+    return dict(opening=opening, pause=quiet, pause_opening=p, speech_opening=s, pause_ratio=p/s if s else None)
+
 # %% ../nbs/11_synthesis.ipynb #11-036
 def stream(
     head:TalkingHead,   # From `load_head`
@@ -337,7 +362,8 @@ def demo(
     idx = clip.split(cfg.test_share)[1]
     rendered = np.concatenate(list(render_frames(head, *hear_clip(head, clip), idx, clip.backdrop, speech_at=idx, silence=hear_pauses(head, clip.wave, clip.n_frames))))
     save_picture(out/'comparison.png', comparison(rendered, clip.frames(idx)))
-    report = scores | dict(seconds=seconds, train_seconds_per_stage=stage_seconds(head), versions=versions(), config=cfg.to_dict())
+    paused = pause_scores(head, clip, load_sound(driving_speech_path()))
+    report = scores | {k:v for k, v in paused.items() if np.isscalar(v)} | dict(seconds=seconds, train_seconds_per_stage=stage_seconds(head), versions=versions(), config=cfg.to_dict())
     (out/'metrics.json').write_text(json.dumps(report, indent=1))
     return report
 
