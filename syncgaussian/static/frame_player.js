@@ -3,26 +3,8 @@
 
 const KEEP = 192 << 20  // bytes of decoded pictures kept in the browser
 
-const bytes = view => view.buffer.slice(view.byteOffset, view.byteOffset+view.byteLength)
-const clamp = (x, lo, hi) => Math.min(hi, Math.max(lo, x))
-const clock = t => `${Math.floor(t/60)}:${(t%60).toFixed(1).padStart(4, '0')}`
-function h(tag, attrs = {}, ...children) {
-  const node = document.createElement(tag)
-  for (const [k, v] of Object.entries(attrs)) k in node && typeof v !== 'string' ? node[k] = v : node.setAttribute(k, v)
-  node.append(...children)
-  return node
-}
-
 function render({model, el}) {
-  const undo = []
-  const on = (node, event, f, options) => { node.addEventListener(event, f, options); undo.push(() => node.removeEventListener(event, f, options)) }
-  const watch = (name, f) => { model.on(name, f); undo.push(() => model.off(name, f)) }
-  const get = name => model.get(name)
-  let late, pending = {}
-  const setSoon = values => {
-    Object.assign(pending, values); clearTimeout(late)
-    late = setTimeout(() => { for (const k in pending) model.set(k, pending[k]); pending = {}; model.save_changes() }, 120)
-  }
+  const {on, watch, get, setSoon, showStill, redraw, leave} = ties(model)
 
   const canvas = h('canvas', {class: 'sg-canvas', tabindex: '0', role: 'img', 'aria-label':
     'Frames. Space plays, left and right arrows step a frame, with shift a second, square brackets move the wipe, C shows the crop at twice the size.'})
@@ -44,14 +26,8 @@ function render({model, el}) {
     pictures, wave, h('div', {class: 'sg-row'}, play, scrub, time), h('div', {class: 'sg-row'}, wipeField, cropField), status)
   el.append(root)
 
-  let stillUrl, soundUrl
-  const showStill = () => {
-    const data = get('still')
-    URL.revokeObjectURL(stillUrl)
-    still.hidden = !data?.byteLength
-    if (data?.byteLength) still.src = stillUrl = URL.createObjectURL(new Blob([bytes(data)], {type: 'image/png'}))
-  }
-  showStill(); watch('change:still', showStill)
+  let soundUrl
+  showStill(still)
 
   let film = null, frame = 0, playing = false, started = 0, closed = false, dirty = false, drawn = -1, heard = 0
   const chunks = new Map(), asked = new Set()  // chunk -> [[picture A, picture B], ...]
@@ -76,7 +52,7 @@ function render({model, el}) {
     scrub.value = frame; scrub.setAttribute('aria-valuetext', at); wave.setAttribute('aria-valuenow', frame); wave.setAttribute('aria-valuetext', at)
     const moment = (frame+.5+get('offset'))/film.fps, said = film.labels.find(o => o[1] <= moment && moment < o[2])
     time.textContent = `${said ? `[${said[0]}] ` : ''}${at} / ${clock(film.frames/film.fps)}`
-    setSoon({frame}); touch()
+    model.set('frame', frame); setSoon({frame}); touch()
   }
   async function toggle() {
     if (!film) return
@@ -102,10 +78,6 @@ function render({model, el}) {
     context.drawImage(pair[0], x, y, w, h, 0, 0, W, H)
     const split = clamp((get('wipe')*film.width-x)/w, 0, 1)
     if (pair[1] && split < 1) context.drawImage(pair[1], x+w*split, y, w*(1-split), h, W*split, 0, W*(1-split), H)
-  }
-  function line(context, style, width, ...points) {
-    context.strokeStyle = style; context.lineWidth = width; context.beginPath()
-    points.forEach(([x, y], i) => i ? context.lineTo(x, y) : context.moveTo(x, y)); context.stroke()
   }
   function draw() {
     dirty = false
@@ -231,10 +203,7 @@ function render({model, el}) {
     }
   }
   watch('msg:custom', onMessage)
-  const watcher = new ResizeObserver(touch)
-  watcher.observe(root)
-  const theme = new MutationObserver(() => setTimeout(touch, 500))
-  theme.observe(document.body, {attributes: true, attributeFilter: ['data-jp-theme-name']})
+  redraw(root, touch)
 
   // for tests
   root.sg = {
@@ -244,8 +213,7 @@ function render({model, el}) {
 
   model.send({kind: 'hello'})
   return () => {
-    closed = true; clearTimeout(late); sound.pause(); watcher.disconnect(); theme.disconnect(); undo.forEach(f => f()); forget()
-    URL.revokeObjectURL(stillUrl); URL.revokeObjectURL(soundUrl)
+    closed = true; sound.pause(); leave(); forget(); URL.revokeObjectURL(soundUrl)
   }
 }
 

@@ -100,15 +100,6 @@ const SOLID = IN + `uniform int uMode; void main() {
 
 // ---------------------------------------------------------------- pure helpers
 
-const bytes = view => view.buffer.slice(view.byteOffset, view.byteOffset+view.byteLength)
-const clamp = (x, lo, hi) => Math.min(hi, Math.max(lo, x))
-const clock = t => `${Math.floor(t/60)}:${(t%60).toFixed(1).padStart(4, '0')}`
-function h(tag, attrs = {}, ...children) {
-  const node = document.createElement(tag)
-  for (const [k, v] of Object.entries(attrs)) k in node && typeof v !== 'string' ? node[k] = v : node.setAttribute(k, v)
-  node.append(...children)
-  return node
-}
 function mul(a, b) {  // 3x3, row major
   const c = new Float64Array(9)
   for (let i=0; i<3; i++) for (let j=0; j<3; j++) for (let k=0; k<3; k++) c[3*i+j] += a[3*i+k]*b[3*k+j]
@@ -204,16 +195,7 @@ function makePainter(gl) {
 // ---------------------------------------------------------------- the widget
 
 function render({model, el}) {
-  const undo = []
-  const on = (node, event, f, options) => { node.addEventListener(event, f, options); undo.push(() => node.removeEventListener(event, f, options)) }
-  const watch = (name, f) => { model.on(name, f); undo.push(() => model.off(name, f)) }
-  const get = name => model.get(name)
-  const set = (name, value) => { model.set(name, value); model.save_changes() }
-  let late, pending = {}
-  const setSoon = values => {
-    Object.assign(pending, values); clearTimeout(late)
-    late = setTimeout(() => { for (const k in pending) model.set(k, pending[k]); pending = {}; model.save_changes() }, 120)
-  }
+  const {on, watch, get, set, setSoon, showStill, leave} = ties(model)
 
   const canvas = h('canvas', {class: 'sg-canvas', tabindex: '0', role: 'img', 'aria-label':
     '3D Gaussians. Drag or arrow keys turn, plus and minus zoom, 0 resets, space plays, comma and full stop step a frame.'})
@@ -224,20 +206,13 @@ function render({model, el}) {
   const root = h('div', {class: 'sg-widget sg-splat', role: 'group', 'aria-label': 'Gaussian viewer', 'data-lm-suppress-shortcuts': 'true'}, stage, panel, status)
   el.append(root)
 
-  let stillUrl
-  const showStill = () => {
-    const data = get('still')
-    URL.revokeObjectURL(stillUrl)
-    still.hidden = !data?.byteLength
-    if (data?.byteLength) still.src = stillUrl = URL.createObjectURL(new Blob([bytes(data)], {type: 'image/png'}))
-  }
-  showStill(); watch('change:still', showStill)
+  showStill(still)
 
   const gl = canvas.getContext('webgl2', {alpha: true, antialias: false, premultipliedAlpha: true})
   if (!gl) {
     canvas.hidden = true; root.dataset.state = 'no-webgl2'
     status.textContent = 'This browser does not offer WebGL2, so the Gaussians cannot be turned here; the still picture above was drawn by the rasteriser.'
-    return () => { undo.forEach(f => f()); URL.revokeObjectURL(stillUrl) }
+    return leave
   }
 
   // state of this view
@@ -453,8 +428,7 @@ function render({model, el}) {
 
   model.send({kind: 'hello'})
   return () => {
-    closed = true; clearTimeout(late); sound.pause(); undo.forEach(f => f())
-    URL.revokeObjectURL(stillUrl); URL.revokeObjectURL(soundUrl)
+    closed = true; sound.pause(); leave(); URL.revokeObjectURL(soundUrl)
     gl.getExtension('WEBGL_lose_context')?.loseContext()
   }
 }
