@@ -237,7 +237,7 @@ def pause_scores(
     p, s = level(quiet), level(~quiet)
     return dict(opening=opening, pause=quiet, pause_opening=p, speech_opening=s, pause_ratio=p/s if s else None)
 
-# %% ../nbs/11_synthesis.ipynb #11-036
+# %% ../nbs/11_synthesis.ipynb #11-038
 def stream(
     head:TalkingHead,   # From `load_head`
     chunks,             # Yields pieces of sound, [S] mono at 16 kHz, of any length
@@ -260,7 +260,7 @@ def stream(
         if (ready := first+len(wave)//640-ahead) > done: yield from say(ready)
     if (ready := first+len(wave)//640) > done: yield from say(ready)
 
-# %% ../nbs/11_synthesis.ipynb #11-041
+# %% ../nbs/11_synthesis.ipynb #11-043
 def _opened(head, clip, device):
     "A head and its own clip, from whatever names them"
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
@@ -294,7 +294,7 @@ def _teacher(head)->list:
     own = head.cfg.use_ave and head.cfg.audio_to_visual=='own'
     return ['This head listens through the shipped audio-visual encoder, which is also half of the sync measure.'] if own else []
 
-# %% ../nbs/11_synthesis.ipynb #11-047
+# %% ../nbs/11_synthesis.ipynb #11-049
 def evaluate_speech(
     head,                 # A `TalkingHead`, or the folder of one
     clip,                 # Its clip, or the folder
@@ -323,7 +323,7 @@ def evaluate_speech(
 
 def _parent(path)->Path: Path(path).parent.mkdir(parents=True, exist_ok=True); return Path(path)
 
-# %% ../nbs/11_synthesis.ipynb #11-052
+# %% ../nbs/11_synthesis.ipynb #11-054
 def comparison(
     rendered:np.ndarray,   # uint8 [T,H,W,3]
     truth:np.ndarray,      # uint8 [T,H,W,3]
@@ -342,7 +342,7 @@ def save_picture(path, image:np.ndarray)->Path:
     Image.fromarray(image).save(temporary, format='png'); os.replace(temporary, path)
     return path
 
-# %% ../nbs/11_synthesis.ipynb #11-056
+# %% ../nbs/11_synthesis.ipynb #11-058
 def demo(
     out_dir='out/demo',             # Where everything goes
     cfg:SyncGaussianConfig=None,    # Default: `course_config()`
