@@ -348,24 +348,21 @@ def add_audio_visual_features(clip:Clip, cfg:SyncGaussianConfig, device:str='cpu
 # %% ../nbs/10_training.ipynb #10-042
 def closed_frames(
     opening:np.ndarray, # [T] mouth opening
-    pause:np.ndarray,   # [T] 1 = pause, 0 = speech
     usual:np.ndarray,   # [T] bool, frames that may be taken
-    least:int=8,        # So many frames are needed
-)->np.ndarray:          # Frames of the closed mouth
-    "The more closed half of the pauses, or, where there are too few, the most closed frames of all"
-    quiet = np.flatnonzero((pause>0.9) & usual & (opening<=np.median(opening[usual])))
-    pool, n = (quiet, len(quiet)//2) if len(quiet)>=2*least else (np.flatnonzero(usual), least)
-    return pool[opening[pool].argsort()[:max(n, 1)]]
+    share:float=0.1,    # The most closed share of them
+    least:int=8,        # But at least so many frames
+)->np.ndarray:          # Frames of the closed mouth, most closed first
+    "Where the lips are closest"
+    pool = np.flatnonzero(usual)
+    return pool[opening[pool].argsort(kind='stable')[:max(least, int(share*len(pool)))]]
 
 @patch
 @torch.no_grad()
 def learn_closed(self:TalkingHead, data:TrainingData)->TalkingHead:
-    "Remember what the encoder says where this person is silent"
-    from syncgaussian.speech import pauses
-    pause, width = pauses(data.clip.wave), data.shape[:, 1].cpu().numpy()
-    pause = np.pad(pause, (0, max(0, data.clip.n_frames-len(pause))), mode='edge')[data.idx]
+    "Remember what the encoder says where this person's lips are closed"
+    width = data.shape[:, 1].cpu().numpy()
     usual = data.found & (abs(width-np.median(width[data.found])) < 1)
-    i = torch.as_tensor(closed_frames(data.opening, pause, usual if usual.any() else data.found), device=data.device)
+    i = torch.as_tensor(closed_frames(data.opening, usual if usual.any() else data.found), device=data.device)
     a = torch.cat([self.listen(*data.speech(k)).a for k in i.split(64)])
     self.closed.copy_(a[torch.cdist(a, a).sum(1).argmin()])
     return self
