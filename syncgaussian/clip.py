@@ -155,9 +155,14 @@ def _video_info(container, path):
     return VideoInfo(w, h, fps, s.frames, seconds, int(frame.rotation or 0), s.codec_context.name, bool(container.streams.audio))
 
 # %% ../nbs/04_clip.ipynb #04-027
+def _rgb(frame):
+    "RGB array [H,W,3] of a decoded frame, its colour interpolated rather than repeated"
+    from av.video.reformatter import Interpolation as I
+    return frame.reformat(format='rgb24', interpolation=I.BICUBIC|I.FULL_CHR_H_INT|I.ACCURATE_RND).to_ndarray()
+
 def _upright(frame):
     "RGB array of a decoded frame, turned upright and with square pixels"
-    image = frame.to_ndarray(format='rgb24')
+    image = _rgb(frame)
     turns = round((frame.rotation or 0)/90)%4
     return np.ascontiguousarray(np.rot90(image, turns) if turns else image)
 
@@ -234,19 +239,20 @@ def write_video(
     synthetic=True, # Tag the file as synthetic in its metadata
     crf=16, # Quality of x264: 0 best, 51 worst
     gop=100, # Frames between key frames
+    pixels='yuv420p', # 'yuv444p' keeps colour at full resolution; not every player shows that
 )->Path:
     "Write h264 (and aac) in one pass, without holding the frames"
     path = Path(path)
     tmp = path.with_name(f'.{path.stem}.{os.getpid()}.tmp.mp4')
     try:
-        n = _encode(tmp, frames, Fraction(fps).limit_denominator(1001), sound, synthetic, crf, gop)
+        n = _encode(tmp, frames, Fraction(fps).limit_denominator(1001), sound, synthetic, crf, gop, pixels)
         if not n: raise ClipError(f'{path}: there are no frames to write')
         os.replace(tmp, path)
     finally: tmp.unlink(missing_ok=True)
     return path
 
 # %% ../nbs/04_clip.ipynb #04-033
-def _encode(path, frames, fps, sound, synthetic, crf, gop):
+def _encode(path, frames, fps, sound, synthetic, crf, gop, pixels):
     "Encode and mux; returns the number of frames"
     import av
     n, stream, track = 0, None, None
@@ -255,7 +261,7 @@ def _encode(path, frames, fps, sound, synthetic, crf, gop):
         for image in map(_even, frames):
             if stream is None:
                 stream = out.add_stream('libx264', rate=fps, options=dict(crf=str(crf), preset='veryfast', g=str(gop)))
-                stream.height, stream.width, stream.pix_fmt = *image.shape[:2], 'yuv420p'
+                stream.height, stream.width, stream.pix_fmt = *image.shape[:2], pixels
                 track = None if sound is None else _SoundTrack(out, *_sound_blocks(sound))
             frame = av.VideoFrame.from_ndarray(image, format='rgb24')
             frame.pts, frame.time_base, n = n, 1/fps, n+1
@@ -265,7 +271,7 @@ def _encode(path, frames, fps, sound, synthetic, crf, gop):
         if track: track.close()
     return n
 
-# %% ../nbs/04_clip.ipynb #04-039
+# %% ../nbs/04_clip.ipynb #04-042
 FACE_OVAL = (10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377, 152, 148,
              176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109)
 INNER_LIPS = (78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308, 324, 318, 402, 317, 14, 87, 178, 88, 95)
@@ -280,7 +286,7 @@ mouthStretchRight mouthUpperUpLeft mouthUpperUpRight noseSneerLeft noseSneerRigh
 CHEEKS = [50, 101, 205, 187, 207, 216, 280, 330, 425, 411, 427, 436, 152, 199, 200, 169, 394, 32, 262]
 EXPRESSION = ('browDownLeft', 'browDownRight', 'browInnerUp', 'browOuterUpLeft', 'browOuterUpRight', 'eyeBlinkLeft', 'eyeBlinkRight')
 
-# %% ../nbs/04_clip.ipynb #04-040
+# %% ../nbs/04_clip.ipynb #04-043
 @contextlib.contextmanager
 def _quiet():
     "Keep the C++ start-up messages of MediaPipe off the terminal"
@@ -307,7 +313,7 @@ def _landmarker(faces=1, video=True):
         with _quiet(): task = vision.FaceLandmarker.create_from_options(options)
         with task: yield task
 
-# %% ../nbs/04_clip.ipynb #04-041
+# %% ../nbs/04_clip.ipynb #04-044
 def _to_pixels(face, image):
     "Landmarks of one face as [478,3] px; z in the scale of x"
     h,w = image.shape[:2]
@@ -324,7 +330,7 @@ def _track(image, k, landmarker, near=None):
 
 def _centre(face): return (face[:,:2].min(0) + face[:,:2].max(0))/2
 
-# %% ../nbs/04_clip.ipynb #04-043
+# %% ../nbs/04_clip.ipynb #04-046
 def fill_gaps(
     values, # [T,...] float, of any content where not found
     found, # [T] bool
@@ -334,7 +340,7 @@ def fill_gaps(
     for column in flat.T: column[~found] = np.interp(t[~found], t[found], column[found])
     return flat.reshape(values.shape)
 
-# %% ../nbs/04_clip.ipynb #04-044
+# %% ../nbs/04_clip.ipynb #04-047
 def detect_landmarks(
     frames, # Iterable of uint8 [H,W,3], in order
     faces=1, # Faces looked for; the one nearest to the last is kept
@@ -351,7 +357,7 @@ def detect_landmarks(
     landmarks, shapes = (np.stack([(r or blank)[i] for r in rows]) for i in (0,1))
     return fill_gaps(landmarks, found), fill_gaps(shapes, found), found
 
-# %% ../nbs/04_clip.ipynb #04-051
+# %% ../nbs/04_clip.ipynb #04-054
 class Scan(NamedTuple):
     "What one pass over a video finds"
     times:np.ndarray  # [N] seconds of each frame
@@ -361,7 +367,7 @@ class Scan(NamedTuple):
     looked:np.ndarray # [L] indices of the frames looked at for faces
     size:np.ndarray   # [2] width, height of the upright frame
 
-# %% ../nbs/04_clip.ipynb #04-052
+# %% ../nbs/04_clip.ipynb #04-055
 def _thumb(frame, n=48):
     "Small grey picture with its local brightness and contrast taken out (so that lights do not count), and the plain one"
     import cv2
@@ -370,7 +376,7 @@ def _thumb(frame, n=48):
     flat /= np.sqrt(cv2.GaussianBlur(flat*flat, (0,0), n/8) + 9)
     return grey, flat/np.sqrt((flat*flat).sum() + 1e-6)
 
-# %% ../nbs/04_clip.ipynb #04-053
+# %% ../nbs/04_clip.ipynb #04-056
 def _boxes(landmarker, image, x=0, y=0):
     "Boxes [n,4] px of the faces in (a part of) a picture"
     found = [_to_pixels(face, image)[:,:2] for face in landmarker.detect(_mp_image(image)).face_landmarks]
@@ -400,14 +406,14 @@ def _distinct(boxes):
         if not any(k[0]<x<k[2] and k[1]<y<k[3] for k in kept): kept.append(b)
     return np.array(kept, np.float32).reshape(-1,4)
 
-# %% ../nbs/04_clip.ipynb #04-054
+# %% ../nbs/04_clip.ipynb #04-057
 def _shrunk(image, longest=1280):
     "Picture of at most this size, and the factor"
     import cv2
     f = min(1, longest/max(image.shape[:2]))
     return (cv2.resize(image, None, fx=f, fy=f, interpolation=cv2.INTER_AREA) if f<1 else image), f
 
-# %% ../nbs/04_clip.ipynb #04-056
+# %% ../nbs/04_clip.ipynb #04-059
 def _compare(change, past):
     "Lower each cut score to the least change across that cut: a flash that goes away again is no cut"
     for lag in range(1, len(past)):
@@ -429,7 +435,7 @@ def _bar(items, total, what, progress):
     from tqdm.auto import tqdm
     return tqdm(items, total=total or None, desc=what, disable=not progress, leave=False)
 
-# %% ../nbs/04_clip.ipynb #04-057
+# %% ../nbs/04_clip.ipynb #04-060
 def scan_video(
     path, # Any video file
     every=0.4, # Look for faces this often, seconds
@@ -453,7 +459,7 @@ def scan_video(
     return Scan(*map(np.array, (times, change, motion)), np.array(faces, np.float32).reshape(-1,5),
                 np.array(looked), np.array([info.width, info.height]))
 
-# %% ../nbs/04_clip.ipynb #04-058
+# %% ../nbs/04_clip.ipynb #04-061
 def find_cuts(
     change, # [N] from `scan_video`
 )->np.ndarray: # Indices of the first frames after a cut
@@ -462,7 +468,7 @@ def find_cuts(
     around = np.stack([padded[k:k+len(change)] for k in range(13) if k!=6])
     return np.flatnonzero((change > 0.25) & ((change > 6*np.median(around, 0)) | (change > 0.6)))
 
-# %% ../nbs/04_clip.ipynb #04-059
+# %% ../nbs/04_clip.ipynb #04-062
 def _tracks(faces, reach=0.7):
     "Link boxes [M,5] of successive frames to faces: each the nearest one within `reach` of its width"
     tracks = []
@@ -502,7 +508,7 @@ def _shot(run, scan, a, b, step, faces):
     return dict(first=int(first), last=int(last), start=float(scan.times[first]),
                 end=float(scan.times[last-1]+step), faces=int(faces), boxes=run)
 
-# %% ../nbs/04_clip.ipynb #04-066
+# %% ../nbs/04_clip.ipynb #04-069
 def repeated_frames(
     scan, # From `scan_video`
 )->np.ndarray: # [N] bool
@@ -511,7 +517,7 @@ def repeated_frames(
     usual = np.percentile(np.stack([padded[k:k+len(scan.motion)] for k in range(17)]), 75, 0)
     return scan.motion < np.minimum(0.15*usual, 0.3)
 
-# %% ../nbs/04_clip.ipynb #04-067
+# %% ../nbs/04_clip.ipynb #04-070
 def choose_times(
     scan, # From `scan_video`
     shot, # From `find_shots`
@@ -533,7 +539,7 @@ def _regular(times):
     gaps = np.diff(times)*FPS
     return np.mean((gaps>0.3) & (gaps<1.7)) > 0.97
 
-# %% ../nbs/04_clip.ipynb #04-072
+# %% ../nbs/04_clip.ipynb #04-075
 def choose_crop(
     boxes, # [n,5] frame, x0,y0,x1,y1 of the face over the shot, px
     width, # of the video, px
@@ -548,7 +554,7 @@ def choose_crop(
     x, y = (x0+x1)/2 - side/2, (y0+y1)/2 - 0.47*side
     return int(np.clip(x, 0, width-side)), int(np.clip(y, 0, height-side)), side
 
-# %% ../nbs/04_clip.ipynb #04-073
+# %% ../nbs/04_clip.ipynb #04-076
 def _cut(image, crop, size):
     "Crop and resize: area filter down, cubic up"
     import cv2
@@ -573,7 +579,7 @@ def _frames_at(path, times):
                 yield image
             return
 
-# %% ../nbs/04_clip.ipynb #04-078
+# %% ../nbs/04_clip.ipynb #04-081
 def fill_polygon(
     points, # [P,2] px, pixel centres at .5
     height, # px
@@ -594,7 +600,7 @@ def fill_polygon(
     out[lo[1]:hi[1],lo[0]:hi[0]] = cv2.resize(big, (int(w),int(h)), interpolation=cv2.INTER_AREA)/255
     return out
 
-# %% ../nbs/04_clip.ipynb #04-081
+# %% ../nbs/04_clip.ipynb #04-084
 @contextlib.contextmanager
 def _segmenter():
     "MediaPipe's person mask for a with-statement, without its usage figures"
@@ -606,7 +612,7 @@ def _segmenter():
         with _quiet(): task = vision.ImageSegmenter.create_from_options(options)
         with task: yield task
 
-# %% ../nbs/04_clip.ipynb #04-083
+# %% ../nbs/04_clip.ipynb #04-086
 def guided_filter(
     mask, # [H,W] float32, blurred
     guide, # [H,W] float32 in [0,1], sharp
@@ -624,7 +630,7 @@ def guided_filter(
     a, b = (cv2.resize(box(x), guide.shape[::-1], interpolation=cv2.INTER_LINEAR) for x in (a, mean_m - a*mean_g))
     return a*guide + b
 
-# %% ../nbs/04_clip.ipynb #04-084
+# %% ../nbs/04_clip.ipynb #04-087
 def person_mask(
     frame, # uint8 [H,W,3]
     segmenter, # From `_segmenter`
@@ -635,7 +641,7 @@ def person_mask(
     mask = segmenter.segment(_mp_image(frame)).confidence_masks[0].numpy_view()[...,0].copy()
     return guided_filter(mask, cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.float32)/255).clip(0, 1)
 
-# %% ../nbs/04_clip.ipynb #04-087
+# %% ../nbs/04_clip.ipynb #04-090
 JAW = (132, 58, 172, 136, 150, 149, 176, 148, 152, 377, 400, 378, 379, 365, 397, 288, 361)
 
 def jaw_line(
@@ -651,7 +657,7 @@ def jaw_line(
     level = ly + (x-lx)*(ry-ly)/(rx-lx if abs(rx-lx)>1 else 1)
     return np.maximum(row, level)
 
-# %% ../nbs/04_clip.ipynb #04-088
+# %% ../nbs/04_clip.ipynb #04-091
 def head_side(
     frame, # uint8 [H,W,3]
     body, # [H,W] bool: the person
@@ -686,7 +692,7 @@ def _collars(frame, body, face, above, line, reach):
         tall[x] = b-a - (np.flatnonzero(other)[-1]+1 if other.any() else 0)
     return np.median(np.stack([np.roll(tall, k) for k in range(-2, 3)]), 0)
 
-# %% ../nbs/04_clip.ipynb #04-089
+# %% ../nbs/04_clip.ipynb #04-092
 def parse_face(
     frame, # uint8 [H,W,3]
     landmarks, # [478,3] px
@@ -704,7 +710,7 @@ def parse_face(
     label[inside_mouth(landmarks, h, w)] = LABELS['mouth']
     return label
 
-# %% ../nbs/04_clip.ipynb #04-090
+# %% ../nbs/04_clip.ipynb #04-093
 def _largest(mask, landmarks):
     "The part of a mask that is connected with the face"
     import cv2
@@ -726,7 +732,7 @@ def inside_mouth(
     if opening < least*np.linalg.norm(landmarks[10,:2] - landmarks[152,:2]): return np.zeros((height,width), bool)
     return fill_polygon(landmarks[list(INNER_LIPS),:2], height, width) > 0.5
 
-# %% ../nbs/04_clip.ipynb #04-092
+# %% ../nbs/04_clip.ipynb #04-095
 def neck_area(
     frame, # uint8 [H,W,3]
     landmarks, # [478,3] px
@@ -754,7 +760,7 @@ def _lab(image):
     import cv2
     return cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2LAB).astype(np.float32)
 
-# %% ../nbs/04_clip.ipynb #04-099
+# %% ../nbs/04_clip.ipynb #04-102
 class Background:
     "Collects, for each pixel, the frame in which it is farthest from the person"
     def __init__(self, size): self.far, self.image = np.zeros((size,size), np.float32), np.zeros((size,size,3), np.uint8)
@@ -770,7 +776,7 @@ class Background:
         "The plate [H,W,3], with what was never (or only at the person's edge) seen filled in smoothly"
         return fill_smoothly(self.image, self.far >= least*len(self.far)/512).clip(0, 255).astype(np.uint8)
 
-# %% ../nbs/04_clip.ipynb #04-100
+# %% ../nbs/04_clip.ipynb #04-103
 def fill_smoothly(
     image, # [H,W,3]
     weight, # [H,W] in [0,1]: 1 where the picture is known
@@ -785,7 +791,7 @@ def fill_smoothly(
     wide = cv2.pyrUp(coarse, dstsize=image.shape[1::-1])
     return wide + (image-wide)*w
 
-# %% ../nbs/04_clip.ipynb #04-106
+# %% ../nbs/04_clip.ipynb #04-109
 def smooth(
     values, # [T,D]
 )->np.ndarray: # [T,D]
@@ -802,7 +808,7 @@ def upper_face(
     "The expression e: brows and blinks, smoothed"
     return smooth(blendshapes[:,[BLENDSHAPES.index(n) for n in EXPRESSION]]).clip(0, 1)
 
-# %% ../nbs/04_clip.ipynb #04-111
+# %% ../nbs/04_clip.ipynb #04-114
 def _write_json(path, value):
     tmp = path.with_name(f'.{path.name}.{os.getpid()}')
     tmp.write_text(json.dumps(value, indent=1))
@@ -814,7 +820,7 @@ def _save(path, array):
     np.save(tmp, array)
     os.replace(tmp, path)
 
-# %% ../nbs/04_clip.ipynb #04-112
+# %% ../nbs/04_clip.ipynb #04-115
 class Manifest:
     "What was done to a clip folder, step by step"
     def __init__(self, folder): self.path, self.data = Path(folder)/'manifest.json', None
@@ -850,7 +856,7 @@ class Manifest:
 
 def _plain(settings): return json.loads(json.dumps(settings, default=str))
 
-# %% ../nbs/04_clip.ipynb #04-113
+# %% ../nbs/04_clip.ipynb #04-116
 def _sha256(path):
     with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
@@ -872,7 +878,7 @@ def open_manifest(
     _write_json(m.path, m.data)
     return m
 
-# %% ../nbs/04_clip.ipynb #04-115
+# %% ../nbs/04_clip.ipynb #04-118
 class Clip:
     "A prepared clip: a folder, read lazily. Raises ClipError where it is missing, unfinished or of another version"
     def __init__(self, folder):
@@ -907,7 +913,7 @@ class Clip:
         if not path.is_file(): return None
         with np.load(path) as f: return dict(f)
 
-# %% ../nbs/04_clip.ipynb #04-116
+# %% ../nbs/04_clip.ipynb #04-119
 def _read_png(path):
     "uint8 [H,W] or [H,W,3], with OpenCV or else PyAV"
     try: import cv2
@@ -937,7 +943,7 @@ def _write_wav(path, blocks, rate=16000):
         for samples in blocks: f.writeframes((samples.clip(-1, 1)*32767).round().astype('<i2').tobytes())
     os.replace(tmp, path)
 
-# %% ../nbs/04_clip.ipynb #04-117
+# %% ../nbs/04_clip.ipynb #04-120
 def _patch_to(cls):
     "Grow a class where its method is explained"
     def add(f):
@@ -951,7 +957,7 @@ def _indices(self, idx):
     if idx is None: return np.arange(self.n_frames)
     return np.atleast_1d(np.arange(self.n_frames)[np.asarray(idx) if not isinstance(idx, (int,slice)) else idx])
 
-# %% ../nbs/04_clip.ipynb #04-118
+# %% ../nbs/04_clip.ipynb #04-121
 @_patch_to(Clip)
 def frames(
     self,
@@ -968,7 +974,7 @@ def iter_frames(self):
     "All frames in order, one at a time"
     for k,image in _decode_at(self.dir/'frames.mp4', np.arange(self.n_frames), self.fps): yield image[:self.size,:self.size]
 
-# %% ../nbs/04_clip.ipynb #04-120
+# %% ../nbs/04_clip.ipynb #04-123
 def _decode_at(path, wanted, fps, gop=25):
     "(number, frame) of the wanted frames, ascending; key frames are jumped to"
     try: import av
@@ -984,7 +990,7 @@ def _decode_at(path, wanted, fps, gop=25):
             for frame in frames:
                 at = round(float(frame.pts*stream.time_base)*fps)
                 if at>=k: break
-            yield k, frame.to_ndarray(format='rgb24')
+            yield k, _rgb(frame)
 
 def _decode_at_cv2(path, wanted):
     import cv2
@@ -998,7 +1004,7 @@ def _decode_at_cv2(path, wanted):
         yield k, image[...,::-1]
     capture.release()
 
-# %% ../nbs/04_clip.ipynb #04-122
+# %% ../nbs/04_clip.ipynb #04-125
 @_patch_to(Clip)
 def labels(
     self,
@@ -1028,7 +1034,7 @@ def split(
     n = self.n_frames - max(1, round(self.n_frames*test))
     return np.arange(n), np.arange(n, self.n_frames)
 
-# %% ../nbs/04_clip.ipynb #04-124
+# %% ../nbs/04_clip.ipynb #04-127
 @_patch_to(Clip)
 def mouth_opening(self)->np.ndarray: # [T] px
     "Height of the gap between the lips"
@@ -1058,7 +1064,7 @@ def head_box(
     hi = np.ceil((boxes[:,2:].max(0)/self.size + margin)*self.size/16).astype(int)*16
     return (*map(int, lo.clip(0)), *map(int, hi.clip(0, self.size)))
 
-# %% ../nbs/04_clip.ipynb #04-127
+# %% ../nbs/04_clip.ipynb #04-130
 def _grow(mask, n):
     "Dilate [H,W] bool by n px in each direction"
     out = mask
@@ -1149,7 +1155,7 @@ def backdrop(
     for i,(image,label) in enumerate(zip(out, self.labels(idx))): out[i] = remove_head(image, label, self.background)
     return out
 
-# %% ../nbs/04_clip.ipynb #04-129
+# %% ../nbs/04_clip.ipynb #04-132
 @_patch_to(Clip)
 def to_ernerf(
     self,
@@ -1170,7 +1176,7 @@ def _from_ernerf(
 
 Clip.from_ernerf = staticmethod(_from_ernerf)
 
-# %% ../nbs/04_clip.ipynb #04-132
+# %% ../nbs/04_clip.ipynb #04-135
 def _prefetch(items, n=16):
     "Produce items in a thread of their own"
     box, end = queue.Queue(n), object()
@@ -1203,7 +1209,7 @@ def _parallel(work, items, tools):
             if len(pending) > 2*len(tools): yield pending.popleft().result()
         while pending: yield pending.popleft().result()
 
-# %% ../nbs/04_clip.ipynb #04-133
+# %% ../nbs/04_clip.ipynb #04-136
 def _choose_shot(video, out, shot, progress):
     "The scan (kept in scan.npz) and the shot to take. Raises ClipError where there is none"
     path = out/'scan.npz'
@@ -1223,7 +1229,7 @@ def _choose_shot(video, out, shot, progress):
     k = int(np.argmax([s['end']-s['start'] for s in shots])) if shot is None else shot%len(shots)
     return scan, shots, k
 
-# %% ../nbs/04_clip.ipynb #04-134
+# %% ../nbs/04_clip.ipynb #04-137
 def _note(manifest, step, text):
     "Say what was chosen, now and in the manifest"
     manifest.data.setdefault('notes', []).append(dict(step=step, text=text))
@@ -1238,7 +1244,7 @@ def _describe(m, scan, shots, k, crop, size, repeats):
     if repeats>0.05: _note(m, 'frames', f'{repeats:.0%} of the frames in the file repeat the one before')
     if crop[2]<0.9*size: _note(m, 'frames', f'the square around the head is {crop[2]} px wide and is enlarged to {size} px')
 
-# %% ../nbs/04_clip.ipynb #04-135
+# %% ../nbs/04_clip.ipynb #04-138
 class _RowFile:
     "A .npy file [n,*shape] float32, written row by row; a missing row (None) lies straight between its neighbours"
     def __init__(self, path, n, *shape):
@@ -1264,7 +1270,7 @@ def _rows(path, n=64):
     "Rows of a .npy file, read a few at a time"
     for a in range(0, len(np.load(path, 'r')), n): yield from np.array(np.load(path, 'r')[a:a+n])
 
-# %% ../nbs/04_clip.ipynb #04-138
+# %% ../nbs/04_clip.ipynb #04-141
 def _longest(found, gap=12):
     "(first, last) of the longest stretch in which the face is never missing for more than `gap` frames"
     seen = np.flatnonzero(found)
@@ -1283,11 +1289,11 @@ def _film(images, n, size, out, near=None, faces=1, progress=True):
             landmarks.add(got and got[0]*np.float32(size/len(image))), shapes.add(got and got[1])
             yield _cut(image, (0,0,len(image)), size)
     with _landmarker(faces) as landmarker:
-        write_video(out/'frames.mp4', passing(landmarker, near), crf=8, gop=25, synthetic=False)
+        write_video(out/'frames.mp4', passing(landmarker, near), crf=8, gop=25, synthetic=False, pixels='yuv444p')
     landmarks.close(), shapes.close()
     return found
 
-# %% ../nbs/04_clip.ipynb #04-139
+# %% ../nbs/04_clip.ipynb #04-142
 def _face_centre(shot, crop, side):
     "Where the face is, mostly, in the cropped picture (px of a square of this side)"
     x0,y0,x1,y1 = np.median(shot['boxes'][:,1:], 0)
@@ -1312,7 +1318,7 @@ def _frames_step(video, m, scan, shots, k, size, max_seconds, progress):
     _save(out/'expression.npy', upper_face(np.load(out/'blendshapes.npy')))
     m.data |= dict(n_frames=len(times), start=float(times[0]), video_start=float(scan.times[0]))
 
-# %% ../nbs/04_clip.ipynb #04-140
+# %% ../nbs/04_clip.ipynb #04-143
 def _labels_step(m, progress, known=lambda k: None):
     "Label maps (unless known(k) has one), the head's boxes and the background plate"
     import cv2
@@ -1345,7 +1351,7 @@ def _save_png(path, image):
     tmp.write_bytes(cv2.imencode('.png', image[...,::-1])[1].tobytes())
     os.replace(tmp, path)
 
-# %% ../nbs/04_clip.ipynb #04-143
+# %% ../nbs/04_clip.ipynb #04-146
 def loudness(
     wave, # [S] 16 kHz
 )->np.ndarray: # [S//640] mean square of each frame's samples
@@ -1368,7 +1374,7 @@ def lip_lag(
     others = np.delete(score, slice(max(0, best-2), best+3))
     return best-most, float(score[best]/max(others.max(), 0.05))
 
-# %% ../nbs/04_clip.ipynb #04-147
+# %% ../nbs/04_clip.ipynb #04-150
 def _write_m4a(path, blocks, rate):
     "aac file of blocks [channels,n], complete or not at all"
     import av
@@ -1421,7 +1427,7 @@ def _say_lag(m, opening, loud):
     _note(m, 'sound', f'the lips seem to move {abs(lag)/FPS:.2f} s {"after" if lag>0 else "before"} the sound; '
                       f'if so, prepare again with sound_offset={lag/FPS:.2f} (--sound-offset)')
 
-# %% ../nbs/04_clip.ipynb #04-148
+# %% ../nbs/04_clip.ipynb #04-151
 def prepare_clip(
     video, # Any video of a talking face
     out_dir, # Folder for the clip; an interrupted one is resumed

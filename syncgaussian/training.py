@@ -723,7 +723,7 @@ def backdrop_video(clip:Clip)->Path:
     path = clip.dir/'backdrop.mp4'
     if not path.exists():
         chunks = (np.arange(k, min(k+64, clip.n_frames)) for k in range(0, clip.n_frames, 64))
-        write_video(path, (f for c in chunks for f in clip.backdrop(c)), fps=25, crf=10, gop=25)
+        write_video(path, (f for c in chunks for f in clip.backdrop(c)), fps=25, crf=10, gop=25, pixels='yuv444p')
     return path
 
 HEAD_VERSION = 2
