@@ -715,11 +715,14 @@ def read_frames(
     path,                # An mp4 written by `write_video`
     idx:np.ndarray,      # Frame numbers, in any order
     fps:float=25,
-)->np.ndarray:           # uint8 [len(idx),H,W,3]
+    planes:bool=False,   # As they are stored: yuv420p
+    threads:int=0,       # Of the decoder; 0 is as many as there are cores
+)->np.ndarray:           # uint8 [len(idx),H,W,3], or planes [len(idx),3H/2,W]
     "Some frames of a video; key frames are jumped to"
     from syncgaussian.clip import _decode_at
     wanted, back = np.unique(np.asarray(idx), return_inverse=True)
-    return np.stack([f for _, f in _decode_at(Path(path), wanted, fps)])[back]
+    found = _decode_at(Path(path), wanted, fps, kind='yuv420p' if planes else 'rgb24', threads=threads)
+    return np.stack([f for _, f in found])[back]
 
 def backdrop_video(clip:Clip)->Path:
     "DIR/backdrop.mp4: the recording without its head, encoded once"
