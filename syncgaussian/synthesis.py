@@ -229,7 +229,7 @@ def render_frames(
     device, waiting = head.viewmats.device, deque()
     speech_at = np.arange(len(scene)) if speech_at is None else speech_at
     silence = torch.zeros(len(hu), device=device) if silence is None else silence
-    draw, hu, ave = draw or HeadRenderer(head, min(batch, len(scene))), all_windows(hu), all_windows(ave)
+    draw, hu, ave = draw or HeadRenderer(head, min(batch, len(scene))), *(all_windows(x, head.cfg.window) for x in (hu, ave))
     batch = draw.batch
     at = [torch.as_tensor(np.asarray(v), device=device) for v in (scene, speech_at)]
     for k in range(0, len(scene), batch):
@@ -338,6 +338,7 @@ def stream(
     start:int=0,        # Recorded frame to start from
 ):                      # Yields uint8 [1,H,W,3], a frame of 1/25 s
     "Frames of a head while its speech arrives; latency: ahead/25 s, and the length of a piece"
+    ahead = max(ahead, head.cfg.window//2)
     listen, backdrop, draw = Listener(head), backdrop_reader(head), HeadRenderer(head, 1)
     wave, first, done = np.zeros(0, np.float32), 0, 0
     def say(upto):

@@ -95,7 +95,7 @@ class TrainingData:
     def _speech(self, clip, cfg):
         self.hu, self.ave = (torch.as_tensor(np.asarray(clip.features(n), dtype=np.float32)).to(self.device) for n in feature_names(cfg))
         self.e = torch.as_tensor(clip.expression[self.idx], dtype=torch.float32, device=self.device)
-        self.at = torch.as_tensor(self.idx, device=self.device)
+        self.at, self.neighbours = torch.as_tensor(self.idx, device=self.device), cfg.window
 
     def _mouth(self, clip):
         from syncgaussian.speech import mouth_shape
@@ -130,9 +130,9 @@ def mouth_camera(self:TrainingData, i:Tensor)->Camera:
 
 @patch
 def speech(self:TrainingData, i:Tensor)->tuple:
-    "Speech windows around frames [B]: hu [B,8,W,D] and ave [B,8,1,512]"
+    "Speech windows around frames [B], as long as the config says: hu [B,8,W,D] and ave [B,8,1,512]"
     at = self.at[i]
-    return windows(self.hu, at), windows(self.ave, at)
+    return tuple(windows(x, at, self.neighbours) for x in (self.hu, self.ave))
 
 @patch
 def mouth_crop(self:TrainingData, x:Tensor, i:Tensor)->Tensor:

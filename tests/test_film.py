@@ -9,6 +9,7 @@ import torch
 av = pytest.importorskip('av')
 from syncgaussian.clip import ClipError, _encode, _in_thread, read_video, write_video
 from syncgaussian.config import course_config, override
+from syncgaussian.encoder import windows
 from syncgaussian.sample import driving_speech_path, sample_clip_path
 from syncgaussian.synthesis import (all_windows, backdrop_reader, box_views, hear, hear_clip, planes_from_rgb, render_frames, rgb_from_planes, synthesize,
                                     there_and_back, write_film)
@@ -107,6 +108,31 @@ def test_a_film_of_planes_is_the_film(head, clip, tmp_path):
         if not planes: drawn = np.concatenate(batches)
     assert films[True].shape==drawn.shape and psnr(films[True], films[False]) > 38
     assert psnr(films[True], drawn) > psnr(films[False], drawn)-1
+
+# ---- another speech window than the usual
+
+def test_the_window_of_the_config_is_the_one_that_is_heard(clip, tmp_path):
+    "A head that sees five frames (i-2 to i+2): trained, drawn and driven with five"
+    cfg = override(TINY, window=5, motion_frames=8)
+    head = train(clip, tmp_path/'head', cfg, device='cpu', progress=False)
+    hu, ave = hear_clip(head, clip)
+    i = torch.tensor([30, 60])
+    drawn = next(render_frames(head, hu, ave, i.numpy(), backdrop_reader(head), speech_at=i.numpy()))
+    under = torch.from_numpy(box_views(read_frames(head.dir/'backdrop.mp4', i.numpy()), head.box)[0].copy())/255
+    with torch.no_grad():
+        wanted = head(head.scene_camera(i), *(windows(x, i, 5) for x in (hu, ave)), head.expression[i], under)
+        assert abs(torch.from_numpy(box_views(drawn, head.box)[0]/255)-wanted.clamp(0, 1)).max() < 1/255
+        listen = lambda hu: head.listen(all_windows(hu, 5)[i], all_windows(ave, 5)[i]).a[0]
+        near, far = hu.clone(), hu.clone()
+        near[32] += 1; far[33] += 1
+        assert torch.equal(listen(hu), listen(far)) and not torch.equal(listen(hu), listen(near))
+    with pytest.raises(ValueError, match='windows of 5 frames'): head.listen(windows(hu, i), windows(ave, i))
+    assert len(frames_of(synthesize(head, driving_speech_path(), tmp_path/'a.mp4', device='cpu', progress=False)))==150
+
+@pytest.mark.parametrize('size', [1, 2, 5, 8, 11])
+def test_all_windows_of_every_size(size):
+    x = torch.randn(13, 2, 3)
+    assert torch.equal(all_windows(x, size), windows(x, torch.arange(13), size))
 
 # ---- backdrops ahead
 
