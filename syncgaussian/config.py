@@ -100,7 +100,7 @@ def _check(cfg):
     if not (cfg.use_hu or cfg.use_ave): raise ConfigError("use_hu and use_ave are both off: the encoder would hear nothing")
     if cfg.init not in ('surface','cube'): raise ConfigError(f"init={cfg.init}: surface or cube")
     if not 0 < cfg.test_share < 0.9: raise ConfigError(f"test_share={cfg.test_share}: a share between 0 and 0.9")
-    if min(cfg.batch, cfg.rounds, cfg.n_face, cfg.n_mouth) < 1: raise ConfigError("batch, rounds, n_face and n_mouth start at 1")
+    if min(cfg.batch, cfg.rounds, cfg.window, cfg.n_face, cfg.n_mouth) < 1: raise ConfigError("batch, rounds, window, n_face and n_mouth start at 1")
     return cfg
 
 # %% ../nbs/00_config.ipynb #00-016

@@ -202,6 +202,7 @@ class SyncEnhancedEncoder(nn.Module):
 
     def check(self, hu, ave):
         "Raises ValueError for features of another shape than the encoder was built for"
+        if hu.shape[1] != (seen := self.match.linear.in_features): raise ValueError(f'The encoder was built for windows of {seen} frames and got {hu.shape[1]}: cut them with windows(features, idx, {seen}).')
         if self.text and tuple(hu.shape[2:]) != self.hu_shape: raise ValueError(f'The encoder was built for audio-to-text features [B,8,{self.hu_shape[0]},{self.hu_shape[1]}] and got {list(hu.shape)}: use the speech model it was trained with.')
         if self.visual and ave.shape[-1] != self.ave_dim: raise ValueError(f'The encoder was built for audio-to-visual features of width {self.ave_dim} and got {list(ave.shape)}: use the audio-visual encoder it was trained with.')
 

@@ -95,7 +95,7 @@ class TrainingData:
     def _speech(self, clip, cfg):
         self.hu, self.ave = (torch.as_tensor(np.asarray(clip.features(n), dtype=np.float32)).to(self.device) for n in feature_names(cfg))
         self.e = torch.as_tensor(clip.expression[self.idx], dtype=torch.float32, device=self.device)
-        self.at = torch.as_tensor(self.idx, device=self.device)
+        self.at, self.neighbours = torch.as_tensor(self.idx, device=self.device), cfg.window
 
     def _mouth(self, clip):
         from syncgaussian.speech import mouth_shape
@@ -130,9 +130,9 @@ def mouth_camera(self:TrainingData, i:Tensor)->Camera:
 
 @patch
 def speech(self:TrainingData, i:Tensor)->tuple:
-    "Speech windows around frames [B]: hu [B,8,W,D] and ave [B,8,1,512]"
+    "Speech windows around frames [B], as long as the config says: hu [B,8,W,D] and ave [B,8,1,512]"
     at = self.at[i]
-    return windows(self.hu, at), windows(self.ave, at)
+    return tuple(windows(x, at, self.neighbours) for x in (self.hu, self.ave))
 
 @patch
 def mouth_crop(self:TrainingData, x:Tensor, i:Tensor)->Tensor:
@@ -712,18 +712,21 @@ def read_frames(
     path,                # An mp4 written by `write_video`
     idx:np.ndarray,      # Frame numbers, in any order
     fps:float=25,
-)->np.ndarray:           # uint8 [len(idx),H,W,3]
+    planes:bool=False,   # As they are stored: yuv420p
+    threads:int=0,       # Of the decoder; 0 is as many as there are cores
+)->np.ndarray:           # uint8 [len(idx),H,W,3], or planes [len(idx),3H/2,W]
     "Some frames of a video; key frames are jumped to"
     from syncgaussian.clip import _decode_at
     wanted, back = np.unique(np.asarray(idx), return_inverse=True)
-    return np.stack([f for _, f in _decode_at(Path(path), wanted, fps)])[back]
+    found = _decode_at(Path(path), wanted, fps, kind='yuv420p' if planes else 'rgb24', threads=threads)
+    return np.stack([f for _, f in found])[back]
 
 def backdrop_video(clip:Clip)->Path:
     "DIR/backdrop.mp4: the recording without its head, encoded once"
     path = clip.dir/'backdrop.mp4'
     if not path.exists():
         chunks = (np.arange(k, min(k+64, clip.n_frames)) for k in range(0, clip.n_frames, 64))
-        write_video(path, (f for c in chunks for f in clip.backdrop(c)), fps=25, crf=10, gop=25, pixels='yuv444p')
+        write_video(path, (f for c in chunks for f in clip.backdrop(c)), fps=25, crf=10, gop=25)
     return path
 
 HEAD_VERSION = 2
