@@ -33,7 +33,7 @@ def numbered(n): return [np.full((64, 64, 3), 5*k%230+10, np.uint8) for k in ran
 
 def test_frames_come_back_in_order_and_as_without_the_thread(tmp_path):
     a = frames_of(write_video(tmp_path/'a.mp4', iter(numbered(70)), threads=2))
-    _encode(tmp_path/'b.mp4', iter(numbered(70)), Fraction(25), None, True, dict(crf='16', preset='veryfast', g='100'), 2)
+    _encode(tmp_path/'b.mp4', iter(numbered(70)), Fraction(25), None, True, dict(crf='16', preset='veryfast', g='100'), 2, 'yuv420p')
     assert np.array_equal(a, frames_of(tmp_path/'b.mp4'))
     assert abs(a.mean((1,2,3))-np.array([i.mean() for i in numbered(70)])).max() < 3
 
