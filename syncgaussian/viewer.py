@@ -8,7 +8,7 @@ __all__ = ['STATIC', 'to_uint8', 'png_bytes', 'SmallCanvas', 'image_grid', 'fron
            'wave_peaks', 'with_still', 'StillWidget', 'widget_script', 'SplatViewer', 'jpeg_bytes', 'wipe_pictures',
            'FramePlayer']
 
-# %% ../nbs/03_viewer.ipynb #03-002
+# %% ../nbs/03_viewer.ipynb #03-003
 import base64, io, os, wave as wave_files
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +22,7 @@ import syncgaussian
 from .gaussians import Camera, Gaussians
 from .rasterizer import rasterize
 
-# %% ../nbs/03_viewer.ipynb #03-008
+# %% ../nbs/03_viewer.ipynb #03-009
 def to_uint8(
     image, # Tensor or array [...,H,W,3] or [...,H,W], float in [0,1], uint8 or bool
 )->np.ndarray: # The same picture, uint8
@@ -31,7 +31,7 @@ def to_uint8(
     if image.dtype == np.uint8: return image
     return (np.nan_to_num(image.astype(np.float32)).clip(0, 1)*255).round().astype(np.uint8)
 
-# %% ../nbs/03_viewer.ipynb #03-009
+# %% ../nbs/03_viewer.ipynb #03-010
 def png_bytes(
     image, # Picture [H,W,3] or [H,W], or an opened `Image`
 )->bytes:  # A PNG file of 256 colours
@@ -41,7 +41,7 @@ def png_bytes(
     image.convert('RGB').quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(file, 'png', optimize=True)
     return file.getvalue()
 
-# %% ../nbs/03_viewer.ipynb #03-010
+# %% ../nbs/03_viewer.ipynb #03-011
 class SmallCanvas(FigureCanvasAgg):
     "Where a figure draws itself so that its PNG has 256 colours"
     def print_png(self, file, *, metadata=None, pil_kwargs=None, **unused):
@@ -49,7 +49,7 @@ class SmallCanvas(FigureCanvasAgg):
         super().print_png(full, metadata=metadata, pil_kwargs=pil_kwargs)
         (Path(file).write_bytes if isinstance(file, (str, os.PathLike)) else file.write)(png_bytes(Image.open(full)))
 
-# %% ../nbs/03_viewer.ipynb #03-011
+# %% ../nbs/03_viewer.ipynb #03-012
 def image_grid(
     images,      # Pictures [H,W,3] or [H,W], tensors or arrays, float in [0,1] or uint8
     titles=None, # One text a picture
@@ -71,7 +71,7 @@ def image_grid(
     SmallCanvas(fig)
     return fig
 
-# %% ../nbs/03_viewer.ipynb #03-021
+# %% ../nbs/03_viewer.ipynb #03-023
 def front_camera(
     means:Tensor, # Means [N,3], metres
     size=256,     # Width and height of the picture, pixels
@@ -84,7 +84,7 @@ def front_camera(
     K = torch.tensor([[2.*size,0,size/2],[0,2.*size,size/2],[0,0,1]])
     return Camera(viewmat[None], K[None], size, size)
 
-# %% ../nbs/03_viewer.ipynb #03-023
+# %% ../nbs/03_viewer.ipynb #03-025
 def orbit(
     camera:Camera, # One camera [1,4,4]
     target:Tensor, # The point to turn about [3], metres
@@ -101,7 +101,7 @@ def orbit(
     view[:3,3] = middle - view[:3,:3] @ target
     return camera._replace(viewmats=view[None])
 
-# %% ../nbs/03_viewer.ipynb #03-029
+# %% ../nbs/03_viewer.ipynb #03-031
 @torch.no_grad()
 def still_picture(
     layers:dict,   # Name -> Gaussians, the front layer first
@@ -115,7 +115,7 @@ def still_picture(
         rgb, alpha = rgb + c[0]*(1-alpha), alpha + a[0]*(1-alpha)
     return rgb, alpha
 
-# %% ../nbs/03_viewer.ipynb #03-033
+# %% ../nbs/03_viewer.ipynb #03-036
 def half_bytes(x:Tensor)->bytes: return x.detach().cpu().numpy().astype('<f2').tobytes()
 
 def pack_gaussians(
@@ -130,7 +130,7 @@ def pack_gaussians(
     return dict(means=g.means.detach().cpu().numpy().astype('<f4').tobytes(), quats=half_bytes(quats), scales=half_bytes(g.scales),
                 colors=half_bytes(colors), attention=b'' if attention is None else to_uint8(attention).tobytes())
 
-# %% ../nbs/03_viewer.ipynb #03-038
+# %% ../nbs/03_viewer.ipynb #03-041
 class Playback(NamedTuple):
     "T frames of N moving Gaussians, quantised"
     means:np.ndarray         # Steps within the box [T,N,3] uint16
@@ -149,7 +149,7 @@ class Playback(NamedTuple):
         part = slice(k*self.chunk, (k+1)*self.chunk)
         return [np.ascontiguousarray(o[part]).tobytes() for o in (self.means, self.quats, self.scales)]
 
-# %% ../nbs/03_viewer.ipynb #03-039
+# %% ../nbs/03_viewer.ipynb #03-042
 def playback_frames(
     motion,        # (means [T,N,3], quats [T,N,4] or [N,4], scales [T,N,3] or [N,3]), or name -> such a triple, in the order of the layers
     fps=25.,       # Frames a second
@@ -167,7 +167,7 @@ def playback_frames(
     quats = quats/np.linalg.norm(quats, axis=-1, keepdims=True).clip(1e-9)
     return Playback(steps, quats.astype('<f2'), scales.astype('<f2'), lo, hi, float(fps), None if viewmats is None else array(viewmats))
 
-# %% ../nbs/03_viewer.ipynb #03-043
+# %% ../nbs/03_viewer.ipynb #03-046
 def largest_displacement(
     motion:Playback,  # Frames of N Gaussians
     means:np.ndarray, # Where they rest [N,3]
@@ -176,7 +176,7 @@ def largest_displacement(
     some = range(0, len(motion.means), max(1, len(motion.means)//20))
     return float(max(np.linalg.norm(motion.decode(i)-means, axis=-1).max() for i in some))
 
-# %% ../nbs/03_viewer.ipynb #03-044
+# %% ../nbs/03_viewer.ipynb #03-047
 def cloud_message(
     layers:dict,          # Name -> Gaussians, the front layer first
     camera:Camera,        # The base camera [1,4,4]
@@ -198,7 +198,7 @@ def cloud_message(
                               far=max(largest_displacement(motion, means), 1e-6))
     return head, buffers + [b'' if motion is None or motion.viewmats is None else motion.viewmats.astype('<f4').tobytes()]
 
-# %% ../nbs/03_viewer.ipynb #03-048
+# %% ../nbs/03_viewer.ipynb #03-051
 def wav_bytes(
     wave,       # Sound [S] float in [-1,1]
     rate=16000, # Samples a second
@@ -211,7 +211,7 @@ def wav_bytes(
         f.writeframes((np.nan_to_num(wave).clip(-1, 1)*32767).astype('<i2').tobytes())
     return file.getvalue()
 
-# %% ../nbs/03_viewer.ipynb #03-049
+# %% ../nbs/03_viewer.ipynb #03-052
 def wave_peaks(
     wave,  # Sound [S] float in [-1,1]
     n=600, # Columns to draw
@@ -223,7 +223,7 @@ def wave_peaks(
     peaks = np.stack([np.minimum.reduceat(wave, cuts), np.maximum.reduceat(wave, cuts)], -1)
     return to_uint8(peaks/2/max(abs(peaks).max(), 1e-3)+.5).tobytes()
 
-# %% ../nbs/03_viewer.ipynb #03-054
+# %% ../nbs/03_viewer.ipynb #03-057
 def with_still(
     bundle,      # What ipywidgets would show: a dict, or (dict, metadata)
     still:bytes, # A PNG file, or nothing
@@ -234,7 +234,7 @@ def with_still(
     if os.environ.get('IN_TEST'): data.pop('application/vnd.jupyter.widget-view+json', None)
     return bundle
 
-# %% ../nbs/03_viewer.ipynb #03-055
+# %% ../nbs/03_viewer.ipynb #03-058
 class StillWidget(anywidget.AnyWidget):
     "A widget that also shows itself where nothing can run"
     still = tr.Bytes(b'').tag(sync=True)
@@ -253,7 +253,7 @@ class StillWidget(anywidget.AnyWidget):
         if message['kind']=='frames' and message['token']==self.token:
             self.send(message, self.chunk_bytes(message['chunk']))
 
-# %% ../nbs/03_viewer.ipynb #03-057
+# %% ../nbs/03_viewer.ipynb #03-060
 STATIC = Path(syncgaussian.__file__).parent/'static'
 
 def widget_script(
@@ -262,7 +262,7 @@ def widget_script(
     "What all widgets share, then the widget's own script"
     return ''.join((STATIC/o).read_text(encoding='utf-8') for o in ('common.js', name))
 
-# %% ../nbs/03_viewer.ipynb #03-060
+# %% ../nbs/03_viewer.ipynb #03-063
 class SplatViewer(StillWidget):
     "Turn, recolour and play Gaussians in the browser (WebGL2)"
     _esm, _css = widget_script('splat_viewer.js'), STATIC/'widgets.css'
@@ -288,7 +288,7 @@ class SplatViewer(StillWidget):
         super().__init__(**kwargs)
         self.show(gaussians, camera, attention, motion, sound)
 
-# %% ../nbs/03_viewer.ipynb #03-062
+# %% ../nbs/03_viewer.ipynb #03-065
 @patch
 def show(self:SplatViewer, gaussians, camera:Camera=None, attention=None, motion:Playback=None, sound=None):
     "Replace the cloud; arguments as in the constructor"
@@ -304,7 +304,7 @@ def show(self:SplatViewer, gaussians, camera:Camera=None, attention=None, motion
     self.still = self.picture()
     self.send_all()
 
-# %% ../nbs/03_viewer.ipynb #03-063
+# %% ../nbs/03_viewer.ipynb #03-066
 @patch
 def picture(self:SplatViewer):
     "A PNG of the present view, drawn by the rasteriser"
@@ -315,18 +315,18 @@ def picture(self:SplatViewer):
     rgb, alpha = still_picture(shown, view)
     return png_bytes(rgb + .93*(1-alpha))
 
-# %% ../nbs/03_viewer.ipynb #03-064
+# %% ../nbs/03_viewer.ipynb #03-067
 @patch
 def send_all(self:SplatViewer):
     "Send the cloud, the head of the motion and the sound to every open view"
     head, buffers = cloud_message(self.layers, self.camera, self.target, self.attention, self.motion)
     self.send(dict(head, kind='cloud', token=self.token), [*buffers, b'' if self.sound is None else wav_bytes(*self.sound)])
 
-# %% ../nbs/03_viewer.ipynb #03-065
+# %% ../nbs/03_viewer.ipynb #03-068
 @patch
 def chunk_bytes(self:SplatViewer, k): return self.motion.chunk_bytes(k)
 
-# %% ../nbs/03_viewer.ipynb #03-076
+# %% ../nbs/03_viewer.ipynb #03-079
 def jpeg_bytes(
     image,      # Picture [H,W,3] or [H,W]
     quality=90, # 1 to 95
@@ -336,7 +336,7 @@ def jpeg_bytes(
     Image.fromarray(to_uint8(image)).convert('RGB').save(file, 'jpeg', quality=quality)
     return file.getvalue()
 
-# %% ../nbs/03_viewer.ipynb #03-077
+# %% ../nbs/03_viewer.ipynb #03-080
 def wipe_pictures(
     a,     # Picture [H,W,3] left of the wipe
     b,     # Picture [H,W,3] right of it
@@ -348,7 +348,7 @@ def wipe_pictures(
     a[:,x:] = b[:,x:]
     return a
 
-# %% ../nbs/03_viewer.ipynb #03-078
+# %% ../nbs/03_viewer.ipynb #03-081
 class FramePlayer(StillWidget):
     "Play frames with their sound, wipe between two films, and look closer"
     _esm, _css = widget_script('frame_player.js'), STATIC/'widgets.css'
@@ -373,7 +373,7 @@ class FramePlayer(StillWidget):
         super().__init__(**kwargs)
         self.show(frames, other, sound, fps, names, labels)
 
-# %% ../nbs/03_viewer.ipynb #03-079
+# %% ../nbs/03_viewer.ipynb #03-082
 @patch
 def show(self:FramePlayer, frames, other=None, sound=None, fps=25., names=('A','B'), labels=()):
     "Replace the films; arguments as in the constructor"
@@ -389,7 +389,7 @@ def show(self:FramePlayer, frames, other=None, sound=None, fps=25., names=('A','
     self.still = png_bytes(picture)
     self.send_all()
 
-# %% ../nbs/03_viewer.ipynb #03-080
+# %% ../nbs/03_viewer.ipynb #03-083
 @patch
 def send_all(self:FramePlayer):
     "Send the head of the film and its sound to every open view"
@@ -399,7 +399,7 @@ def send_all(self:FramePlayer):
                 names=list(self.names), labels=[[str(t), float(a), float(b)] for t,a,b in self.labels], seconds=seconds)
     self.send(head, [b'' if self.sound is None else wav_bytes(*self.sound)])
 
-# %% ../nbs/03_viewer.ipynb #03-081
+# %% ../nbs/03_viewer.ipynb #03-084
 @patch
 def chunk_bytes(self:FramePlayer, k):
     "JPEG files of frames k*chunk to (k+1)*chunk: A, or A and B in turn"
