@@ -1233,6 +1233,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'syncgaussian.viewer.playback_frames': ('viewer.html#playback_frames', 'syncgaussian/viewer.py'),
                                      'syncgaussian.viewer.png_bytes': ('viewer.html#png_bytes', 'syncgaussian/viewer.py'),
                                      'syncgaussian.viewer.still_picture': ('viewer.html#still_picture', 'syncgaussian/viewer.py'),
+                                     'syncgaussian.viewer.subplots': ('viewer.html#subplots', 'syncgaussian/viewer.py'),
                                      'syncgaussian.viewer.to_uint8': ('viewer.html#to_uint8', 'syncgaussian/viewer.py'),
                                      'syncgaussian.viewer.wav_bytes': ('viewer.html#wav_bytes', 'syncgaussian/viewer.py'),
                                      'syncgaussian.viewer.wave_peaks': ('viewer.html#wave_peaks', 'syncgaussian/viewer.py'),
