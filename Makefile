@@ -17,7 +17,7 @@ test: libraries
 
 lab: setup
 	-$(BIN)/nbdev-install-hooks
-	$(BIN)/jupyter lab nbs --LabApp.news_url= --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate
+	$(BIN)/jupyter lab --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/nbs/index.ipynb --LabApp.news_url= --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate
 
 setup: $(STAMP)
 

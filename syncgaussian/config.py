@@ -6,11 +6,11 @@
 __all__ = ['PRESETS', 'ABLATIONS', 'EXTRACTORS', 'ConfigError', 'SyncGaussianConfig', 'override', 'paper_config', 'course_config',
            'ablate']
 
-# %% ../nbs/00_config.ipynb #00-002
+# %% ../nbs/00_config.ipynb #00-003
 import json
 from dataclasses import dataclass, asdict, fields, replace
 
-# %% ../nbs/00_config.ipynb #00-007
+# %% ../nbs/00_config.ipynb #00-008
 class ConfigError(ValueError):
     "A setting that does not exist or cannot be meant"
 
@@ -73,7 +73,7 @@ class SyncGaussianConfig:
     def to_dict(self): return asdict(self)
     def to_json(self): return json.dumps(asdict(self), indent=1)
 
-# %% ../nbs/00_config.ipynb #00-012
+# %% ../nbs/00_config.ipynb #00-013
 def _parse(field, value):
     "Turn a command-line string into the field's type"
     if not isinstance(value, str) or field.type in (str, 'str'): return value
@@ -103,7 +103,7 @@ def _check(cfg):
     if min(cfg.batch, cfg.rounds, cfg.window, cfg.n_face, cfg.n_mouth) < 1: raise ConfigError("batch, rounds, window, n_face and n_mouth start at 1")
     return cfg
 
-# %% ../nbs/00_config.ipynb #00-016
+# %% ../nbs/00_config.ipynb #00-017
 def paper_config(**changes)->SyncGaussianConfig:
     "The paper's choices, for one GPU, in under three minutes"
     return override(SyncGaussianConfig(motion_frames=30_000, finetune_frames=6_000), **changes)
@@ -117,7 +117,7 @@ def course_config(**changes)->SyncGaussianConfig:
 
 PRESETS = dict(paper=paper_config, course=course_config)
 
-# %% ../nbs/00_config.ipynb #00-020
+# %% ../nbs/00_config.ipynb #00-023
 ABLATIONS = {
     'w/o stable initialization': dict(stable_initialization=False),
     'w/o a_ave':                 dict(use_ave=False),

@@ -6,14 +6,14 @@
 __all__ = ['FLIP', 'POINTS_68', 'COLOURS', 'AUS', 'FEATURE_FILES', 'to_opengl', 'from_opengl', 'labels_to_colours',
            'colours_to_labels', 'torso_image', 'action_units', 'write_ernerf', 'own_verts', 'read_ernerf']
 
-# %% ../nbs/05a_ernerf.ipynb #05-003
+# %% ../nbs/05a_ernerf.ipynb #05-004
 import csv, json, os, shutil
 from pathlib import Path
 import numpy as np
 from .clip import (BLENDSHAPES, FPS, LABELS, Clip, ClipError, Manifest, _film, _labels_step, _note, _read_png, _save,
                                _save_png, _sha256, _speech, _step, _write_json, _write_m4a, remove_head, sound_between, upper_face, CLIP_VERSION)
 
-# %% ../nbs/05a_ernerf.ipynb #05-008
+# %% ../nbs/05a_ernerf.ipynb #05-009
 FLIP = np.diag([1.,-1,-1,1])
 
 def to_opengl(
@@ -28,11 +28,11 @@ def from_opengl(
     "Our poses of their `transform_matrix`"
     return np.linalg.inv(np.asarray(matrices, float)@FLIP)
 
-# %% ../nbs/05a_ernerf.ipynb #05-013
+# %% ../nbs/05a_ernerf.ipynb #05-014
 POINTS_68 = (162,234,93,58,172,136,149,148,152,377,378,365,397,288,323,454,389, 71,63,105,66,107, 336,296,334,293,301, 168,197,5,4, 75,97,2,326,305,
              33,160,158,133,153,144, 362,385,387,263,373,380, 61,39,37,0,267,269,291,405,314,17,84,181, 78,82,13,312,308,317,14,87)
 
-# %% ../nbs/05a_ernerf.ipynb #05-019
+# %% ../nbs/05a_ernerf.ipynb #05-020
 COLOURS = dict(background=(255,255,255), torso=(255,0,0), neck=(0,255,0), face=(0,0,255), hair=(0,0,0), mouth=(100,100,100))
 _PALETTE = np.array([COLOURS[n] for n in LABELS], np.uint8)
 
@@ -49,7 +49,7 @@ def colours_to_labels(
     far = (image.astype(np.int32)[...,None,:] - _PALETTE.astype(np.int32))**2
     return far.sum(-1).argmin(-1).astype(np.uint8)
 
-# %% ../nbs/05a_ernerf.ipynb #05-023
+# %% ../nbs/05a_ernerf.ipynb #05-024
 def torso_image(
     label, # uint8 [H,W]
     backdrop, # uint8 [H,W,3], from `Clip.backdrop`
@@ -60,7 +60,7 @@ def torso_image(
     solid = (label==LABELS['torso']) | (label==LABELS['neck']) | strip
     return np.concatenate([backdrop, np.full_like(label, 255)[...,None]], -1)*solid[...,None]
 
-# %% ../nbs/05a_ernerf.ipynb #05-026
+# %% ../nbs/05a_ernerf.ipynb #05-027
 AUS = { # action unit: blendshapes
     1:['browInnerUp'], 2:['browOuterUpLeft','browOuterUpRight'], 4:['browDownLeft','browDownRight'], 5:['eyeWideLeft','eyeWideRight'],
     6:['cheekSquintLeft','cheekSquintRight'], 7:['eyeSquintLeft','eyeSquintRight'], 9:['noseSneerLeft','noseSneerRight'],
@@ -77,7 +77,7 @@ def action_units(
     au = lambda k: 25*clip.mouth_opening()/tall if k==25 else np.mean([shapes[n] for n in AUS[k]], 0)*(2 if k==45 else 5)
     return {f' AU{k:02d}_r':au(k).clip(0, 5) for k in AUS}
 
-# %% ../nbs/05a_ernerf.ipynb #05-030
+# %% ../nbs/05a_ernerf.ipynb #05-032
 FEATURE_FILES = {'facebook/hubert-large-ls960-ft':'aud_hu.npy', 'ave-synctalk':'aud_ave.npy'}
 
 def _jpg(path, image):
@@ -96,7 +96,7 @@ def _write_frame(clip, out, k, image, background):
     cv2.imwrite(str(out/f'torso_imgs/{k}.png'), torso[...,[2,1,0,3]])
     np.save(out/f'teeth_mask/{k}.npy', np.zeros(label.shape, bool))
 
-# %% ../nbs/05a_ernerf.ipynb #05-031
+# %% ../nbs/05a_ernerf.ipynb #05-033
 def _write_transforms(clip, out, split=10/11):
     "transforms_train.json and transforms_val.json"
     pose, cut = clip.pose, int(clip.n_frames*split)
@@ -117,7 +117,7 @@ def _write_tables(clip, out):
         x = np.load(path).astype(np.float32)
         np.save(out/names.get(path.stem, f'aud_{path.stem}.npy'), x[:,0] if path.stem.startswith('ave') else x)
 
-# %% ../nbs/05a_ernerf.ipynb #05-032
+# %% ../nbs/05a_ernerf.ipynb #05-034
 def write_ernerf(
     clip, # A prepared clip with head poses
     folder, # New or empty folder
@@ -137,7 +137,7 @@ def write_ernerf(
     os.replace(out, final)
     return final
 
-# %% ../nbs/05a_ernerf.ipynb #05-039
+# %% ../nbs/05a_ernerf.ipynb #05-041
 def _transforms(folder):
     "img_id -> transform_matrix [4,4], and the lens. Raises ClipError where a file is missing or damaged"
     poses, lenses = {}, []
@@ -166,7 +166,7 @@ def _check(folder, poses, lens):
     if max(abs(lens['cx']-w/2), abs(lens['cy']-h/2))>1: raise ClipError(f'{folder}: the principal point ({lens["cx"]}, {lens["cy"]}) is not the middle of the {w} px picture')
     return w
 
-# %% ../nbs/05a_ernerf.ipynb #05-040
+# %% ../nbs/05a_ernerf.ipynb #05-042
 def _known_labels(folder, ids):
     "Reader of label maps from parsing/ and teeth_mask/, or None where there is no parsing/"
     if not (folder/'parsing').is_dir(): return None
@@ -178,7 +178,7 @@ def _known_labels(folder, ids):
         return label
     return known
 
-# %% ../nbs/05a_ernerf.ipynb #05-041
+# %% ../nbs/05a_ernerf.ipynb #05-043
 def _remember(m, step, text): "Put where something comes from into the manifest"; m.data.setdefault('notes', []).append(dict(step=step, text=text))
 
 def _frames_step(m, folder, ids, size, progress):
@@ -210,7 +210,7 @@ def _masks_step(m, folder, ids, progress):
     say(m, 'labels', f'masks {"from parsing" if known else "found in the frames (there is no parsing)"}, '
                      f'background {"from bc.jpg" if plate.is_file() else "collected from the frames (there is no bc.jpg)"}')
 
-# %% ../nbs/05a_ernerf.ipynb #05-043
+# %% ../nbs/05a_ernerf.ipynb #05-045
 def own_verts(
     clip, # With landmarks
     viewmats, # [T,4,4] given poses, in any unit
@@ -245,7 +245,7 @@ def _features_step(m, folder, ids):
         out.mkdir(exist_ok=True)
         _save(out/f'{name.replace("/", "_")}.npy', x[np.minimum(np.arange(n), len(x)-1)].astype(np.float16))
 
-# %% ../nbs/05a_ernerf.ipynb #05-044
+# %% ../nbs/05a_ernerf.ipynb #05-046
 def _open_manifest(folder, out):
     "Begin or resume a clip folder of this source"
     m, sha = Manifest(out), _sha256(folder/'transforms_train.json')

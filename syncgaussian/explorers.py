@@ -11,7 +11,7 @@ __all__ = ['OUTLINES', 'ANGLES', 'PLANES', 'ORDER', 'IDEAS', 'QUALITIES', 'FIELD
            'AblationBoard', 'short_config', 'encoder_size', 'study_order', 'append_ratings', 'read_ratings',
            'mean_opinion_scores', 'UserStudy']
 
-# %% ../nbs/03a_explorers.ipynb #03-002
+# %% ../nbs/03a_explorers.ipynb #03-003
 import csv, io, os, tempfile, threading
 from pathlib import Path
 import ipywidgets as w, numpy as np, torch, traitlets as tr
@@ -23,7 +23,7 @@ from .rasterizer import rasterize
 from .viewer import (STATIC, FramePlayer, SmallCanvas, StillWidget, image_grid, png_bytes, to_uint8, wav_bytes, widget_script,
                                  with_still, wipe_pictures)
 
-# %% ../nbs/03a_explorers.ipynb #03-009
+# %% ../nbs/03a_explorers.ipynb #03-010
 def figure_png(
     fig, # A matplotlib figure
 )->bytes:
@@ -41,7 +41,7 @@ def scaled(
     lo, hi = np.nanmin(values), np.nanmax(values)
     return (values-lo)/max(hi-lo, 1e-9)
 
-# %% ../nbs/03a_explorers.ipynb #03-010
+# %% ../nbs/03a_explorers.ipynb #03-011
 def plot_curves(
     curves:dict,          # Name -> values [n]
     first=0, dx=1.,       # Number of the first sample; length of a step on the axis
@@ -58,7 +58,7 @@ def plot_curves(
     if any(map(len, curves.values())): ax.legend(fontsize=7, loc='upper right')
     return ax.figure
 
-# %% ../nbs/03a_explorers.ipynb #03-011
+# %% ../nbs/03a_explorers.ipynb #03-012
 class CurvePlot(StillWidget):
     "Curves over one axis, with a playhead"
     _esm, _css = widget_script('curve_plot.js'), STATIC/'widgets.css'
@@ -79,7 +79,7 @@ class CurvePlot(StillWidget):
         self.look = dict(first=int(first), dx=float(dx), xlabel=xlabel, ylabel=ylabel, own=bool(own_scale))
         self.show(curves, labels, moving)
 
-# %% ../nbs/03a_explorers.ipynb #03-012
+# %% ../nbs/03a_explorers.ipynb #03-013
 @patch
 def show(self:CurvePlot, curves:dict, labels=(), moving=()):
     "Replace the curves; arguments as in the constructor"
@@ -95,14 +95,14 @@ def send_all(self:CurvePlot):
     head = dict(self.look, kind='curves', token=self.token, names=list(self.curves), moving=[k in self.moving for k in self.curves], labels=self.labels)
     self.send(head, [v.astype('<f4').tobytes() for v in self.curves.values()])
 
-# %% ../nbs/03a_explorers.ipynb #03-019
+# %% ../nbs/03a_explorers.ipynb #03-021
 class StillBox(w.VBox):
     "Some widgets under each other, with a still picture for where nothing can run"
     still = b''
     def __repr__(self): return f'{type(self).__name__}()'
     def _repr_mimebundle_(self, **kwargs): return with_still(super()._repr_mimebundle_(**kwargs), self.still)
 
-# %% ../nbs/03a_explorers.ipynb #03-022
+# %% ../nbs/03a_explorers.ipynb #03-024
 def speech_energy(
     wave,        # Sound [S] in [-1,1]
     n_frames,    # T
@@ -117,7 +117,7 @@ def speech_energy(
     mean = np.add.reduceat(power, edges[:-1])/np.diff(edges)
     return 10*np.log10(np.maximum(mean, 10**(floor/10)))
 
-# %% ../nbs/03a_explorers.ipynb #03-023
+# %% ../nbs/03a_explorers.ipynb #03-025
 def energy_opening_correlation(
     energy,        # Loudness [T]
     opening,       # Mouth opening [T], NaN where there is no face
@@ -134,7 +134,7 @@ def energy_opening_correlation(
         scores.append(np.corrcoef(x, y)[0,1] if len(x)>2 and x.std()*y.std()>0 else 0.)
     return np.array(scores)
 
-# %% ../nbs/03a_explorers.ipynb #03-027
+# %% ../nbs/03a_explorers.ipynb #03-029
 def plot_lip_sync(
     tracks:dict,    # Name -> curve over frames [T]
     measures:dict,  # Name -> curve over offsets [2M+1]
@@ -149,7 +149,7 @@ def plot_lip_sync(
     axes[1].yaxis.label.set_fontsize(7)
     return fig
 
-# %% ../nbs/03a_explorers.ipynb #03-028
+# %% ../nbs/03a_explorers.ipynb #03-030
 class LipSyncExplorer(StillBox):
     "Shift the sound against the picture, and see and hear what a sync measure says"
     def __init__(self,
@@ -172,7 +172,7 @@ class LipSyncExplorer(StillBox):
         self.still = figure_png(plot_lip_sync(self.tracks, self.measures, fps, measure))
         self.tie(labels, fps, measure)
 
-# %% ../nbs/03a_explorers.ipynb #03-030
+# %% ../nbs/03a_explorers.ipynb #03-032
 @patch
 def tie(self:LipSyncExplorer, labels, fps, measure):
     "Make slider and curves, and link them"
@@ -191,7 +191,7 @@ def shift(self:LipSyncExplorer, frames:int): # Returns the measures at this offs
     self.player.offset = self.track.offset = self.score.cursor = self.slider.value
     return {k: float(v[self.slider.value+len(v)//2]) for k,v in self.measures.items()}
 
-# %% ../nbs/03a_explorers.ipynb #03-037
+# %% ../nbs/03a_explorers.ipynb #03-039
 def film_still(
     path,      # A film file
     size=168,  # Longest side, pixels
@@ -205,7 +205,7 @@ def film_still(
     image = frame.to_image(); image.thumbnail((size,size))
     return png_bytes(image)
 
-# %% ../nbs/03a_explorers.ipynb #03-038
+# %% ../nbs/03a_explorers.ipynb #03-040
 class VideoPlayer(StillWidget):
     "Play a film file, and save it"
     _esm, _css = widget_script('video_player.js'), STATIC/'widgets.css'
@@ -230,7 +230,7 @@ class VideoPlayer(StillWidget):
         name = self.path.name if self.path and self.download else ''
         self.send(dict(kind='video', name=name), [self.path.read_bytes() if self.path else b''])
 
-# %% ../nbs/03a_explorers.ipynb #03-042
+# %% ../nbs/03a_explorers.ipynb #03-045
 class SoundInput(StillWidget):
     "Take a voice from the browser: the microphone, or a dropped file"
     _esm, _css = widget_script('sound_input.js'), STATIC/'widgets.css'
@@ -259,7 +259,7 @@ class SoundInput(StillWidget):
             self.take, self.parts = None, []
             self.done(path)
 
-# %% ../nbs/03a_explorers.ipynb #03-043
+# %% ../nbs/03a_explorers.ipynb #03-046
 def save_take(
     folder,
     take:dict,   # name; rate (samples a second of 16-bit sound, 0: the data is a file as it is)
@@ -271,7 +271,7 @@ def save_take(
     path.write_bytes(data)
     return path
 
-# %% ../nbs/03a_explorers.ipynb #03-044
+# %% ../nbs/03a_explorers.ipynb #03-047
 def say(
     head,     # A `TalkingHead`, or the folder of one
     speech,   # Sound file
@@ -290,7 +290,7 @@ def say(
     try: return synthesize(head, speech, out, device=str(head.viewmats.device), batch=batch, progress=False)
     finally: hook.remove()
 
-# %% ../nbs/03a_explorers.ipynb #03-046
+# %% ../nbs/03a_explorers.ipynb #03-049
 class SpeakNow(StillBox):
     "Speak, or drop a file, and the head says it"
     def __init__(self,
@@ -312,7 +312,7 @@ class SpeakNow(StillBox):
         self.worker = threading.Thread(target=self.work, args=(Path(path), self.out/f'spoken_{self.takes:02d}.mp4'), daemon=True)
         self.worker.start()
 
-# %% ../nbs/03a_explorers.ipynb #03-047
+# %% ../nbs/03a_explorers.ipynb #03-050
 @patch
 def tell(self:SpeakNow, share): self.sound.progress, self.sound.status = float(share), f'Rendering: {share:.0%}'
 
@@ -328,7 +328,7 @@ def work(self:SpeakNow, path, out):
     except Exception as error: sound.status = 'This could not be said: '+str(error).replace(str(path), path.name)
     finally: sound.busy = False
 
-# %% ../nbs/03a_explorers.ipynb #03-055
+# %% ../nbs/03a_explorers.ipynb #03-059
 OUTLINES = ((10,338,297,332,284,251,389,356,454,323,361,288,397,365,379,378,400,377,152,148,176,149,150,136,172,58,132,93,234,127,162,21,54,103,67,109,10),
             (10,151,9,8,168,6,197,195,5,4,1,19,94,2), (33,160,158,133,153,144,33), (263,387,385,362,380,373,263)) # MediaPipe's numbers
 
@@ -341,7 +341,7 @@ def project_points(
     cam = np.asarray(points)@np.asarray(viewmat)[:3,:3].T + np.asarray(viewmat)[:3,3]
     return cam[:,:2]/cam[:,2:]*np.asarray(K)[[0,1],[0,1]] + np.asarray(K)[:2,2]
 
-# %% ../nbs/03a_explorers.ipynb #03-056
+# %% ../nbs/03a_explorers.ipynb #03-060
 def draw_pose(
     frame,         # Picture [H,W,3]
     viewmat, K,    # Pose [4,4] and camera matrix [3,3] px
@@ -362,7 +362,7 @@ def draw_pose(
     for o in OUTLINES: pen.line([tuple(p) for p in at[list(o)].tolist()], fill=color, width=scale)
     return np.asarray(image)
 
-# %% ../nbs/03a_explorers.ipynb #03-057
+# %% ../nbs/03a_explorers.ipynb #03-061
 def head_angles(
     viewmats,      # [T,4,4]
     front,         # [4,4] the pose to measure from
@@ -371,7 +371,7 @@ def head_angles(
     from scipy.spatial.transform import Rotation
     return Rotation.from_matrix(np.asarray(viewmats)[:,:3,:3]@np.asarray(front)[:3,:3].T).as_rotvec(degrees=True)
 
-# %% ../nbs/03a_explorers.ipynb #03-058
+# %% ../nbs/03a_explorers.ipynb #03-062
 class Drawn:
     "A film whose frames are drawn when they are asked for"
     def __init__(self,
@@ -381,7 +381,7 @@ class Drawn:
     def __len__(self): return self.n
     def __getitem__(self, i): return self.draw(i)
 
-# %% ../nbs/03a_explorers.ipynb #03-059
+# %% ../nbs/03a_explorers.ipynb #03-063
 ANGLES = ('nod', 'turn', 'tilt')
 
 class PoseExplorer(StillBox):
@@ -412,7 +412,7 @@ class PoseExplorer(StillBox):
 
     def chosen(self): "The curves of the angle that is chosen"; return {k: v[:,ANGLES.index(self.choice.value)] for k,v in self.angles.items()}
 
-# %% ../nbs/03a_explorers.ipynb #03-066
+# %% ../nbs/03a_explorers.ipynb #03-070
 PLANES = dict(front=(0,1), side=(2,1), top=(0,2)) # Axes to the right and up
 ORDER = dict(front=0, side=1, top=2)              # Their place in the features: xy, yz, xz
 
@@ -432,7 +432,7 @@ def plane_slice(
     f = features(points.reshape(-1,3))
     return f[:, ORDER[plane]*(f.shape[1]//3)+level].reshape(size, size)
 
-# %% ../nbs/03a_explorers.ipynb #03-067
+# %% ../nbs/03a_explorers.ipynb #03-071
 def signed_colors(
     values,         # Tensor of any shape
     far=None,       # Value that is fully coloured; default: the 98th percentile
@@ -441,7 +441,7 @@ def signed_colors(
     far = far or max(float(torch.quantile(values.abs().flatten()[:1_000_000], .98)), 1e-12)
     return torch.from_numpy(plt.get_cmap('RdBu_r')((values/far/2+.5).clamp(0,1).numpy())[...,:3]).float()
 
-# %% ../nbs/03a_explorers.ipynb #03-068
+# %% ../nbs/03a_explorers.ipynb #03-072
 @torch.no_grad()
 def paint_cloud(
     gaussians:Gaussians,
@@ -454,7 +454,7 @@ def paint_cloud(
     rgb, alpha, _ = rasterize(g.means, g.quats, g.scales, g.opacities, colors[None], *camera)
     return rgb[0] + paper*(1-alpha[0])
 
-# %% ../nbs/03a_explorers.ipynb #03-069
+# %% ../nbs/03a_explorers.ipynb #03-073
 @torch.no_grad()
 def plane_pictures(
     features, gaussians:Gaussians, camera:Camera, plane, level, bound,
@@ -468,7 +468,7 @@ def plane_pictures(
     numbers = plane_slice(features, plane, level, bound, camera.height)
     return [signed_colors(numbers, far), paint_cloud(gaussians, signed_colors(f, far), camera), paint_cloud(gaussians, colors, camera)]
 
-# %% ../nbs/03a_explorers.ipynb #03-070
+# %% ../nbs/03a_explorers.ipynb #03-074
 class PlaneExplorer(StillBox):
     "Look through the levels of the tri-planes, and at what each place listens to"
     def __init__(self,
@@ -498,7 +498,7 @@ class PlaneExplorer(StillBox):
         titles = [f'{self.plane.value} plane, level {self.level.value}', 'the same on the head', self.paint.value if heard is None else f'listens to {self.paint.value}']
         self.screen.value, self.still = (figure_png(image_grid(self.pictures, titles, size=o)) for o in (3, 1.6))
 
-# %% ../nbs/03a_explorers.ipynb #03-077
+# %% ../nbs/03a_explorers.ipynb #03-081
 IDEAS = {'stable initialization': 'w/o stable initialization', 'a_ave': 'w/o a_ave', 'a_hu': 'w/o a_hu', 'sync adaption': 'w/o sync adaption', 'L_ah': 'w/o L_ah'}
 
 def board_config(
@@ -513,7 +513,7 @@ def board_config(
 
 def run_name(off): "What a run is called"; return ', '.join(IDEAS[o] for o in off) or 'SyncGaussian'
 
-# %% ../nbs/03a_explorers.ipynb #03-079
+# %% ../nbs/03a_explorers.ipynb #03-083
 def live_training(
     clip,       # A prepared `Clip`
     cfg,        # Its config
@@ -536,7 +536,7 @@ def live_training(
         trainer.check(losses)
         yield dict(step=trainer.done, total=trainer.total, stage=stage, loss=sum(losses.values()), **held_out_mouths(trainer.head, held))
 
-# %% ../nbs/03a_explorers.ipynb #03-080
+# %% ../nbs/03a_explorers.ipynb #03-084
 @torch.no_grad()
 def held_out_mouths(
     head, # A `TalkingHead`
@@ -548,7 +548,7 @@ def held_out_mouths(
     mouths, recorded = data.mouth_crop(frames, i), data.mouth_crop(data.rgb, i).float()/255
     return dict(psnr=float(-10*(mouths-recorded).square().mean().log10()), mouths=mouths.cpu(), recorded=recorded.cpu())
 
-# %% ../nbs/03a_explorers.ipynb #03-081
+# %% ../nbs/03a_explorers.ipynb #03-085
 def mouth_board(
     runs:dict, # Name -> the last slice of that run
     size=1.,   # Height of a row, inches
@@ -559,7 +559,7 @@ def mouth_board(
     strip = lambda x: to_uint8(torch.cat(list(x), 1))
     return image_grid([strip(v) for v in rows.values()], [k if k=='recorded' else f"{k}, step {runs[k]['step']}: {runs[k]['psnr']:.1f} dB" for k in rows], cols=1, size=size)
 
-# %% ../nbs/03a_explorers.ipynb #03-082
+# %% ../nbs/03a_explorers.ipynb #03-086
 class AblationBoard(StillBox):
     "Switch off ideas of the paper, train for a moment, and compare"
     def __init__(self,
@@ -583,7 +583,7 @@ class AblationBoard(StillBox):
     @property
     def off(self): "Ideas that are switched off"; return [o.description for o in self.boxes if not o.value]
 
-# %% ../nbs/03a_explorers.ipynb #03-083
+# %% ../nbs/03a_explorers.ipynb #03-087
 def short_config():
     "A course config that is trained while one watches"
     from syncgaussian.config import course_config, override
@@ -607,7 +607,7 @@ def describe(self:AblationBoard, text=''):
     self.train.disabled = not self.stop.disabled
     self.status.value = f'<b>{run_name(self.off)}</b>: speech encoder of {size:,} parameters. {text}'
 
-# %% ../nbs/03a_explorers.ipynb #03-084
+# %% ../nbs/03a_explorers.ipynb #03-088
 @patch
 def begin(self:AblationBoard, thread=True):
     "Start a run of what is ticked"
@@ -620,7 +620,7 @@ def begin(self:AblationBoard, thread=True):
         self.worker = threading.Thread(target=self.go, daemon=True)
         self.worker.start()
 
-# %% ../nbs/03a_explorers.ipynb #03-085
+# %% ../nbs/03a_explorers.ipynb #03-089
 @patch
 def tick(self:AblationBoard):
     "One slice of training; False at the end"
@@ -636,7 +636,7 @@ def tick(self:AblationBoard):
     self.show()
     return True
 
-# %% ../nbs/03a_explorers.ipynb #03-086
+# %% ../nbs/03a_explorers.ipynb #03-090
 @patch
 def show(self:AblationBoard):
     "Draw curves and mouths of all runs"
@@ -657,11 +657,11 @@ def forget(self:AblationBoard):
     self.runs, self.curves = {}, {}
     self.show()
 
-# %% ../nbs/03a_explorers.ipynb #03-093
+# %% ../nbs/03a_explorers.ipynb #03-097
 QUALITIES = ('image quality', 'motion quality', 'lip sync')
 FIELDS = ('rater', 'clip', 'method', 'place', *QUALITIES)
 
-# %% ../nbs/03a_explorers.ipynb #03-094
+# %% ../nbs/03a_explorers.ipynb #03-098
 def study_order(
     films:dict, # Clip -> {method -> film file}
     seed,       # Number or text: the same seed, the same order
@@ -671,7 +671,7 @@ def study_order(
     draw = random.Random(f'study {seed}')
     return [(clip, draw.sample(sorted(films[clip]), len(films[clip]))) for clip in draw.sample(sorted(films), len(films))]
 
-# %% ../nbs/03a_explorers.ipynb #03-095
+# %% ../nbs/03a_explorers.ipynb #03-099
 def append_ratings(
     path,      # csv file; made with its header where it is missing
     rows:list, # Dicts with the keys `FIELDS`
@@ -685,7 +685,7 @@ def append_ratings(
     torn = b'' if old.endswith(b'\n') or not old else b'\r\n'
     with open(path, 'ab', buffering=0) as f: f.write(torn + text.getvalue().encode()); os.fsync(f.fileno())
 
-# %% ../nbs/03a_explorers.ipynb #03-096
+# %% ../nbs/03a_explorers.ipynb #03-100
 def read_ratings(path)->list: # Dicts, marks as whole numbers
     "All complete lines of a csv of ratings"
     path = Path(path)
@@ -694,7 +694,7 @@ def read_ratings(path)->list: # Dicts, marks as whole numbers
     whole = [dict(zip(FIELDS, o)) for o in lines if len(o)==len(FIELDS) and set(o[-3:])<=set('12345')]
     return [r|{q: int(r[q]) for q in QUALITIES} for r in whole]
 
-# %% ../nbs/03a_explorers.ipynb #03-098
+# %% ../nbs/03a_explorers.ipynb #03-102
 def mean_opinion_scores(
     rows:list,       # From `read_ratings`
     confidence=.95,  # Of the interval
@@ -711,7 +711,7 @@ def mean_opinion_scores(
             scores.setdefault(method, {})[q] = (float(x.mean()), float(half), len(x))
     return scores
 
-# %% ../nbs/03a_explorers.ipynb #03-101
+# %% ../nbs/03a_explorers.ipynb #03-105
 class UserStudy(StillBox):
     "Blind marks for films that stand side by side"
     def __init__(self,
@@ -729,7 +729,7 @@ class UserStudy(StillBox):
         super().__init__([self.message, self.row, self.next])
         self.turn()
 
-# %% ../nbs/03a_explorers.ipynb #03-102
+# %% ../nbs/03a_explorers.ipynb #03-106
 @patch
 def turn(self:UserStudy):
     "Show the next clip, or thank"
@@ -745,7 +745,7 @@ def turn(self:UserStudy):
     self.message.value = f'{len(self.order)} to go. 5 is best, 1 is worst. Mark every film, then press Next.'
     self.check()
 
-# %% ../nbs/03a_explorers.ipynb #03-103
+# %% ../nbs/03a_explorers.ipynb #03-107
 @patch
 def card(self:UserStudy, letter, path):
     "One film with its marks"
@@ -759,7 +759,7 @@ def card(self:UserStudy, letter, path):
 @patch
 def check(self:UserStudy): "Next opens when all is marked"; self.next.disabled = any(m.value is None for marks in self.marks for m in marks.values())
 
-# %% ../nbs/03a_explorers.ipynb #03-104
+# %% ../nbs/03a_explorers.ipynb #03-108
 @patch
 def save(self:UserStudy):
     "Append the marks of this page and turn it"

@@ -10,7 +10,7 @@ __all__ = ['NEAR', 'FAR', 'LOW_PASS', 'MIN_ALPHA', 'MAX_ALPHA', 'MIN_T', 'SH0', 
            'write_atomic', 'ply_fields', 'save_ply', 'read_ply_header', 'read_ply_table', 'load_ply', 'morton_order',
            'save_splat', 'load_splat']
 
-# %% ../nbs/02_gaussians.ipynb #02-002
+# %% ../nbs/02_gaussians.ipynb #02-003
 import math, os, re
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +18,7 @@ import numpy as np
 import torch, torch.nn as nn, torch.nn.functional as F
 from torch import Tensor
 
-# %% ../nbs/02_gaussians.ipynb #02-007
+# %% ../nbs/02_gaussians.ipynb #02-008
 def quats_to_rotmats(
     quats:Tensor, # Quaternions wxyz [...,4], any length but 0
 )->Tensor:        # Rotations [...,3,3]
@@ -29,7 +29,7 @@ def quats_to_rotmats(
             2*(x*z-w*y), 2*(y*z+w*x), 1-2*(x*x+y*y)]
     return torch.stack(rows, -1).unflatten(-1, (3,3))
 
-# %% ../nbs/02_gaussians.ipynb #02-008
+# %% ../nbs/02_gaussians.ipynb #02-009
 def gaussian_covariances(
     quats:Tensor,  # Rotations wxyz [...,4]
     scales:Tensor, # Standard deviations along the three axes [...,3], metres
@@ -38,7 +38,7 @@ def gaussian_covariances(
     M = quats_to_rotmats(quats)*scales[...,None,:]
     return M @ M.mT
 
-# %% ../nbs/02_gaussians.ipynb #02-013
+# %% ../nbs/02_gaussians.ipynb #02-017
 class Camera(NamedTuple):
     "B pinhole cameras that share one picture size (OpenCV axes: x right, y down, z forward)"
     viewmats:Tensor # World to camera [B,4,4]
@@ -69,7 +69,7 @@ class Camera(NamedTuple):
         "The same cameras on another device"
         return self._replace(viewmats=self.viewmats.to(device), Ks=self.Ks.to(device))
 
-# %% ../nbs/02_gaussians.ipynb #02-014
+# %% ../nbs/02_gaussians.ipynb #02-018
 def look_at(
     positions:Tensor,   # Camera centres [B,3], world units
     width:int,          # Picture width, pixels
@@ -86,7 +86,7 @@ def look_at(
     K = R.new_tensor([[f,0,width/2],[0,f,height/2],[0,0,1]])
     return Camera(viewmats, K.repeat(len(R),1,1), width, height)
 
-# %% ../nbs/02_gaussians.ipynb #02-018
+# %% ../nbs/02_gaussians.ipynb #02-022
 NEAR, FAR, LOW_PASS, MIN_ALPHA, MAX_ALPHA, MIN_T = 0.01, 1e10, 0.3, 1/255, 0.999, 1e-4
 
 class Projection(NamedTuple):
@@ -96,7 +96,7 @@ class Projection(NamedTuple):
     depths:Tensor  # Distances along the optical axis [B,N]
     radii:Tensor   # Half sides of the box that holds all of it that can be seen [B,N,2] int, 0 where unseen, pixels
 
-# %% ../nbs/02_gaussians.ipynb #02-019
+# %% ../nbs/02_gaussians.ipynb #02-023
 def project_covariances(
     cov:Tensor,    # Covariances in camera axes [B,N,3,3]
     means:Tensor,  # Means in camera axes [B,N,3]
@@ -111,7 +111,7 @@ def project_covariances(
     J = torch.cat([torch.diag_embed(f/z), -(f*t/z)[...,None]], -1)
     return J @ cov @ J.mT + LOW_PASS*torch.eye(2).to(J)
 
-# %% ../nbs/02_gaussians.ipynb #02-020
+# %% ../nbs/02_gaussians.ipynb #02-024
 @torch.no_grad()
 def visible_radii(
     means2d:Tensor,   # Centres [B,N,2], pixels
@@ -129,7 +129,7 @@ def visible_radii(
     seen = inside & (depths>=NEAR) & (depths<=FAR) & (opacities>=MIN_ALPHA) & (torch.linalg.det(cov2d)>0)
     return torch.where(seen[...,None], radii, 0).clamp(max=2**20).int()
 
-# %% ../nbs/02_gaussians.ipynb #02-021
+# %% ../nbs/02_gaussians.ipynb #02-025
 def project_gaussians(
     means:Tensor,     # Means [N,3] or [B,N,3]
     quats:Tensor,     # Rotations wxyz [N,4] or [B,N,4]
@@ -153,7 +153,7 @@ def project_gaussians(
     conics = torch.linalg.inv(cov2d).flatten(-2)[...,[0,1,3]]
     return Projection(means2d, conics, depths, radii)
 
-# %% ../nbs/02_gaussians.ipynb #02-030
+# %% ../nbs/02_gaussians.ipynb #02-034
 def splat_alphas(
     seen:Projection,  # From `project_gaussians`
     opacities:Tensor, # Opacities [N] or [B,N]
@@ -169,7 +169,7 @@ def splat_alphas(
     drawn = (seen.radii>0).all(-1)[...,None,None] & (alphas>=MIN_ALPHA)
     return torch.where(drawn, alphas.clamp(max=MAX_ALPHA), 0)
 
-# %% ../nbs/02_gaussians.ipynb #02-031
+# %% ../nbs/02_gaussians.ipynb #02-035
 def blend(
     alphas:Tensor, # Projected opacities from near to far [B,N,H,W]
     colors:Tensor, # Colours in the same order [B,N,D]
@@ -181,7 +181,7 @@ def blend(
     weights = alphas*before
     return torch.einsum('bnhw,bnd->bhwd', weights, colors), weights.sum(1)[...,None]
 
-# %% ../nbs/02_gaussians.ipynb #02-032
+# %% ../nbs/02_gaussians.ipynb #02-036
 def splat_dense(
     seen:Projection,  # From `project_gaussians`
     opacities:Tensor, # Opacities [N] or [B,N]
@@ -195,7 +195,7 @@ def splat_dense(
     alphas = alphas.gather(1, order[...,None,None].expand_as(alphas))
     return blend(alphas, colors.gather(1, order[...,None].expand_as(colors)))
 
-# %% ../nbs/02_gaussians.ipynb #02-043
+# %% ../nbs/02_gaussians.ipynb #02-049
 SH0 = 0.28209479177387814
 
 def sh_basis(
@@ -213,7 +213,7 @@ def sh_basis(
         1.445305721320277*z*(xx-yy), -.5900435899266435*x*(xx-3*yy)]
     return torch.stack(terms[:(degree+1)**2], -1)
 
-# %% ../nbs/02_gaussians.ipynb #02-044
+# %% ../nbs/02_gaussians.ipynb #02-050
 def eval_sh(
     sh0:Tensor,  # Constant terms [N,1,3]
     shN:Tensor,  # Higher terms [N,K-1,3], K = 1, 4, 9 or 16
@@ -225,7 +225,7 @@ def eval_sh(
     basis = sh_basis(F.normalize(dirs, dim=-1), degree)
     return (torch.einsum('bnk,nkc->bnc', basis, torch.cat([sh0,shN], 1))+.5).clamp(min=0)
 
-# %% ../nbs/02_gaussians.ipynb #02-051
+# %% ../nbs/02_gaussians.ipynb #02-057
 def neighbour_distances(
     points:Tensor, # Points [N,3]
     k:int=3,       # How many neighbours
@@ -236,7 +236,7 @@ def neighbour_distances(
     near = [torch.cdist(part, points).topk(k+1, largest=False).values[:,1:] for part in points.split(1024)]
     return torch.cat(near).square().mean(-1).sqrt().clamp(min=1e-6)
 
-# %% ../nbs/02_gaussians.ipynb #02-052
+# %% ../nbs/02_gaussians.ipynb #02-058
 class Gaussians(nn.Module):
     "N trainable Gaussians"
     def __init__(self,
@@ -269,7 +269,7 @@ class Gaussians(nn.Module):
         "A new cloud of some of these, by index or mask"
         return Gaussians(*(p[idx] for p in self.parameters()))
 
-# %% ../nbs/02_gaussians.ipynb #02-053
+# %% ../nbs/02_gaussians.ipynb #02-059
 def gaussians_from_points(
     points:Tensor,       # Means [N,3], metres
     rgb:Tensor,          # Colours [N,3] in [0,1]
@@ -287,7 +287,7 @@ def gaussians_from_points(
 
 Gaussians.from_points = staticmethod(gaussians_from_points)
 
-# %% ../nbs/02_gaussians.ipynb #02-057
+# %% ../nbs/02_gaussians.ipynb #02-063
 class GaussianFileError(ValueError):
     "A file of Gaussians cannot be read or written; the message says which, why and what to do"
 
@@ -306,7 +306,7 @@ def write_atomic(path, data:bytes):
     tmp.write_bytes(data)
     os.replace(tmp, path)
 
-# %% ../nbs/02_gaussians.ipynb #02-058
+# %% ../nbs/02_gaussians.ipynb #02-064
 def ply_fields(
     n_rest:int, # Higher colour terms a Gaussian, 0, 9, 24 or 45
 )->list:        # Names of the floats of one Gaussian, in file order
@@ -314,7 +314,7 @@ def ply_fields(
     numbered = lambda name,n: [f'{name}_{i}' for i in range(n)]
     return [*'xyz', *numbered('f_dc',3), *numbered('f_rest',n_rest), 'opacity', *numbered('scale',3), *numbered('rot',4)]
 
-# %% ../nbs/02_gaussians.ipynb #02-059
+# %% ../nbs/02_gaussians.ipynb #02-065
 @torch.no_grad()
 def save_ply(
     gaussians:Gaussians, # What to save
@@ -329,7 +329,7 @@ def save_ply(
     lines += [f'property float {name}' for name in ply_fields(rest.shape[1])] + ['end_header', '']
     write_atomic(path, '\n'.join(lines).encode() + table.astype('<f4').tobytes())
 
-# %% ../nbs/02_gaussians.ipynb #02-060
+# %% ../nbs/02_gaussians.ipynb #02-066
 PLY_TYPES = dict(char='i1', uchar='u1', short='<i2', ushort='<u2', int='<i4', uint='<u4', float='<f4', double='<f8',
                  int8='i1', uint8='u1', int16='<i2', uint16='<u2', int32='<i4', uint32='<u4', float32='<f4',
                  float64='<f8')
@@ -353,7 +353,7 @@ def read_ply_header(path)->tuple:
     if not columns or len(dict(columns))<len(columns): refuse('names a property twice, or none')
     return len(text)+len(found), int(lines[1][-1]), columns
 
-# %% ../nbs/02_gaussians.ipynb #02-061
+# %% ../nbs/02_gaussians.ipynb #02-067
 def read_ply_table(path)->np.ndarray:
     "The vertices of a .ply file as a structured array. Raises GaussianFileError where header and size disagree"
     start, n, columns = read_ply_header(path)
@@ -363,7 +363,7 @@ def read_ply_table(path)->np.ndarray:
                                 f'{start+n*dtype.itemsize} bytes, the file has {size}; it is truncated or damaged')
     with open(path, 'rb') as f: return np.fromfile(f, dtype, n, offset=start)
 
-# %% ../nbs/02_gaussians.ipynb #02-062
+# %% ../nbs/02_gaussians.ipynb #02-068
 def load_ply(
     path, # A 3DGS .ply file; further columns (normals) are ignored. Raises GaussianFileError
 )->Gaussians:
@@ -379,7 +379,7 @@ def load_ply(
     means, dc, rest, opacity, scales, quats = torch.from_numpy(data).split([3,3,n_rest,1,3,4], 1)
     return Gaussians(means, quats, scales, opacity[:,0], dc[:,None], rest.unflatten(1, (3,n_rest//3)).mT)
 
-# %% ../nbs/02_gaussians.ipynb #02-063
+# %% ../nbs/02_gaussians.ipynb #02-069
 def morton_order(
     points:Tensor, # Points [N,3]
 )->Tensor:         # Indices [N]
@@ -390,7 +390,7 @@ def morton_order(
         cell = (cell ^ (cell<<shift)) & mask
     return (cell << torch.arange(3)).sum(1).argsort()
 
-# %% ../nbs/02_gaussians.ipynb #02-064
+# %% ../nbs/02_gaussians.ipynb #02-070
 SPLAT = np.dtype([('mean','<f4',3), ('scale','<f4',3), ('rgba','u1',4), ('quat','u1',4)])
 
 @torch.no_grad()
@@ -410,7 +410,7 @@ def save_splat(
         table[name] = values.cpu().numpy().astype(SPLAT[name].base)[order]
     write_atomic(path, table.tobytes())
 
-# %% ../nbs/02_gaussians.ipynb #02-065
+# %% ../nbs/02_gaussians.ipynb #02-071
 def load_splat(
     path, # A .splat file. Raises GaussianFileError
 )->Gaussians:

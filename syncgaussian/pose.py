@@ -14,7 +14,7 @@ __all__ = ['STEADY', 'CHUNK', 'SHAPE_SIGMA', 'MIN_FRAMES', 'CROP_METRES', 'CROP_
            'refine_focal_length', 'smooth_poses', 'Bundle', 'frame_medians', 'most_rigid', 'place_points',
            'adjust_together', 'all_poses', 'bundle_adjust', 'HeadPose', 'save_pose', 'load_pose', 'estimate_head_pose']
 
-# %% ../nbs/05_pose.ipynb #05-002
+# %% ../nbs/05_pose.ipynb #05-003
 import mmap, os, tempfile, warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,10 +22,10 @@ from typing import NamedTuple
 import numpy as np
 from .assets import fetch_asset
 
-# %% ../nbs/05_pose.ipynb #05-006
+# %% ../nbs/05_pose.ipynb #05-008
 class PoseError(ValueError): "The head pose cannot be found; the message says why and what to do"
 
-# %% ../nbs/05_pose.ipynb #05-009
+# %% ../nbs/05_pose.ipynb #05-011
 def canonical_face():# verts [468,3] metres (x right in a frontal picture, y up, z out of the face), faces [F,3]
     "MediaPipe's average face: the 3D model that landmarks are matched to"
     rows = [l.split() for l in Path(fetch_asset('canonical_face')).read_text().splitlines()]
@@ -33,7 +33,7 @@ def canonical_face():# verts [468,3] metres (x right in a frontal picture, y up,
     faces = np.array([[int(c.split('/')[0])-1 for c in r[1:4]] for r in rows if r and r[0]=='f'])
     return verts, faces
 
-# %% ../nbs/05_pose.ipynb #05-011
+# %% ../nbs/05_pose.ipynb #05-013
 STEADY = dict( # region: (weight, landmark numbers)
     nose=(1., [168,6,197,195,5,4,1,45,275,51,281,3,248,196,419,122,351,193,417,245,465,188,412,174,399,236,456,134,363,198,420,
                217,437,114,343,128,357]),
@@ -47,7 +47,7 @@ def steady_vertices():# indices [V], weights [V] in (0,1]
     return (np.concatenate([i for _,i in STEADY.values()]),
             np.concatenate([np.full(len(i), w) for w,i in STEADY.values()]))
 
-# %% ../nbs/05_pose.ipynb #05-017
+# %% ../nbs/05_pose.ipynb #05-019
 def skew(v):
     "Cross-product matrices [...,3,3] of vectors [...,3]"
     x,y,z = np.moveaxis(v, -1, 0); o = np.zeros_like(x)
@@ -64,7 +64,7 @@ def so3_log(R):
     v = np.stack([R[...,2,1]-R[...,1,2], R[...,0,2]-R[...,2,0], R[...,1,0]-R[...,0,1]], -1)/2
     return v/np.maximum(np.sinc(a/np.pi), 1e-6)[...,None]
 
-# %% ../nbs/05_pose.ipynb #05-018
+# %% ../nbs/05_pose.ipynb #05-020
 def move_poses(
     viewmats, # [...,T,4,4]
     step,     # [...,T,6]: rotation (radians, in camera axes, about the head's origin) and translation (metres)
@@ -89,7 +89,7 @@ def project(
     p = to_camera(points, viewmats)
     return np.asarray(focal)[...,None,None,None]*p[...,:2]/p[...,2:]+size/2
 
-# %% ../nbs/05_pose.ipynb #05-022
+# %% ../nbs/05_pose.ipynb #05-024
 def jacobians(points, viewmats, focal, size):# px [...,T,N,2], by pose step [...,T,N,2,6], by point [...,T,N,2,3]
     "Projection with its exact derivatives"
     p = to_camera(points, viewmats); a,b,c = np.moveaxis(p-viewmats[...,None,:3,3], -1, 0)
@@ -100,7 +100,7 @@ def jacobians(points, viewmats, focal, size):# px [...,T,N,2], by pose step [...
     J[...,0,3] = J[...,1,4] = s; J[...,0,5],J[...,1,5] = dx,dy
     return s[...,None]*p[...,:2]+size/2, J, J[...,3:]@viewmats[...,None,:3,:3]
 
-# %% ../nbs/05_pose.ipynb #05-026
+# %% ../nbs/05_pose.ipynb #05-028
 def align_poses(
     viewmats,  # [T,4,4] to move
     target):   # [T,4,4]
@@ -115,7 +115,7 @@ def rotation_error(viewmats, target):
     R = align_poses(viewmats, target)[0][:,:3,:3]@np.swapaxes(target[:,:3,:3],-1,-2)
     return np.degrees(np.linalg.norm(so3_log(R), axis=-1))
 
-# %% ../nbs/05_pose.ipynb #05-030
+# %% ../nbs/05_pose.ipynb #05-032
 def weak_poses(
     obs,     # [T,V,2] px
     verts,   # [V,3] metres
@@ -131,7 +131,7 @@ def weak_poses(
     out[...,:3,3] -= out[...,:3,:3]@c
     return out
 
-# %% ../nbs/05_pose.ipynb #05-035
+# %% ../nbs/05_pose.ipynb #05-037
 class Prior(NamedTuple):
     "What is expected of poses or points before looking, and how firmly"
     mean: np.ndarray  # Poses [...,T,4,4] or points [...,N,3]
@@ -149,7 +149,7 @@ def pose_residual(viewmats, mean):
     R = mean[...,:3,:3]@np.swapaxes(viewmats[...,:3,:3], -1, -2)
     return np.concatenate([so3_log(R), mean[...,:3,3]-viewmats[...,:3,3]], -1)
 
-# %% ../nbs/05_pose.ipynb #05-036
+# %% ../nbs/05_pose.ipynb #05-038
 CHUNK = 64 # Frames taken at once: memory does not grow with the clip
 
 def _chunks(n, *stores):
@@ -171,7 +171,7 @@ def bundle_cost(obs, weights, points, viewmats, focal, size, delta, point_prior=
     if pose_prior: cost = cost+0.5*((pose_residual(viewmats, pose_prior.mean)/pose_prior.sigma)**2).sum((-1,-2))
     return cost
 
-# %% ../nbs/05_pose.ipynb #05-038
+# %% ../nbs/05_pose.ipynb #05-040
 def pose_equations(J, r, w, viewmats, pose_prior=None):# H [...,T,6,6], g [...,T,6]
     "Each frame's own normal equations for its pose step"
     JT = np.swapaxes((J*w[...,None,None]).reshape(*J.shape[:-3],-1,6), -1, -2)
@@ -187,7 +187,7 @@ def point_equations(J, r, w):# H [...,N,3,3], g [...,N,3]
     JT = np.swapaxes(flat(J*w[...,None,None]), -1, -2)
     return JT@flat(J), (JT@flat(r[...,None]))[...,0]
 
-# %% ../nbs/05_pose.ipynb #05-039
+# %% ../nbs/05_pose.ipynb #05-041
 def _schur(obs, weights, points, viewmats, focal, size, delta, pose_prior, damping):
     "Point equations with every pose eliminated, and what gives the poses back"
     *lead,N,_ = points.shape; n3 = 3*N
@@ -209,7 +209,7 @@ def _schur(obs, weights, points, viewmats, focal, size, delta, pose_prior, dampi
         for c in range(3): S[...,3*i+a,3*i+c] += H[...,a,c]
     return S, b+g.reshape(*lead,n3), back
 
-# %% ../nbs/05_pose.ipynb #05-040
+# %% ../nbs/05_pose.ipynb #05-042
 def _solve_spd(S, b):
     "Solve S x = b for symmetric positive definite S [...,M,M], b [...,M,1]; 0 where S is not, so that the step fails and damping grows"
     import torch
@@ -229,7 +229,7 @@ def _bundle_step(obs, weights, points, viewmats, focal, size, delta, point_prior
     step = np.concatenate([(Y[...,-1:]-Y[...,:-1]@x[...,None,:,:])[...,0] for Y in back], -2)
     return points+x.reshape(points.shape), move_poses(viewmats, step)
 
-# %% ../nbs/05_pose.ipynb #05-042
+# %% ../nbs/05_pose.ipynb #05-044
 def solve_bundle(
     obs,      # Seen places [T,N,2] px
     weights,  # [T,N]: 1/noise^2 in 1/px^2, 0 where not seen
@@ -252,7 +252,7 @@ def solve_bundle(
         if gain<1e-5 and ok.all(): break
     return points, viewmats, cost
 
-# %% ../nbs/05_pose.ipynb #05-044
+# %% ../nbs/05_pose.ipynb #05-046
 def fit_poses(
     obs, weights, points, viewmats, focal, size, # As in `solve_bundle`; points stay
     delta=1., pose_prior=None, iters=10):
@@ -268,7 +268,7 @@ def fit_poses(
         parts.append(v)
     return np.concatenate(parts, -3)
 
-# %% ../nbs/05_pose.ipynb #05-049
+# %% ../nbs/05_pose.ipynb #05-051
 def spread_frames(
     viewmats, # [T,4,4]
     n):       # How many at most
@@ -280,7 +280,7 @@ def spread_frames(
         picked.append(int(far.argmax())); far = np.minimum(far, np.linalg.norm(turn-turn[picked[-1]], axis=1)); far[picked] = -1
     return np.sort(picked)
 
-# %% ../nbs/05_pose.ipynb #05-050
+# %% ../nbs/05_pose.ipynb #05-052
 SHAPE_SIGMA = 0.004 # Metres by which a person's vertices may differ from the average face
 MIN_FRAMES = 3
 
@@ -309,7 +309,7 @@ def _observed(landmarks, frames, size):
 
 def _some(frames, n=1500): "Of a long clip every second, third... frame"; return frames[::max(1, len(frames)//n)]
 
-# %% ../nbs/05_pose.ipynb #05-051
+# %% ../nbs/05_pose.ipynb #05-053
 def _lowest(x, y):
     "Place of the minimum of y(x): a parabola through the lowest sample and its neighbours"
     if len(x)<3: return float(x[np.argmin(y)])
@@ -333,7 +333,7 @@ def search_focal_length(
     r2 = ((obs-project(points, poses, c, size))**2).sum(-1)
     return FocalSearch(float(np.exp(_lowest(np.log(c), costs))), c, np.sqrt((w*r2).mean((1,2))/w.mean()), costs, frames)
 
-# %% ../nbs/05_pose.ipynb #05-058
+# %% ../nbs/05_pose.ipynb #05-060
 def fill_poses(viewmats, ok):
     "Replace the poses of frames not ok [T] by the way between their neighbours"
     i = np.flatnonzero(ok); out = np.array(viewmats)
@@ -360,7 +360,7 @@ def track_head_motion(
     verts[idx] = own
     return fill_poses(out, found), verts, found
 
-# %% ../nbs/05_pose.ipynb #05-061
+# %% ../nbs/05_pose.ipynb #05-063
 class Jitter(NamedTuple):
     "How much a head shakes"
     rotation: float    # degrees per frame^2
@@ -379,7 +379,7 @@ def pose_jitter(
     if not len(a): return Jitter(0., 0.)
     return Jitter(float(np.degrees(np.sqrt((a[:,:3]**2).sum(1).mean()))), float(1000*np.sqrt((a[:,3:]**2).sum(1).mean())))
 
-# %% ../nbs/05_pose.ipynb #05-068
+# %% ../nbs/05_pose.ipynb #05-070
 CROP_METRES = (0.25, 0.20) # Width and height of the head crop
 CROP_CENTRE = (0., 0.05, 0.02)
 
@@ -409,7 +409,7 @@ class HeadCrops:
 
     def gray(self, t, image): "Grey crop uint8"; import cv2; return self.cut(t, cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
 
-# %% ../nbs/05_pose.ipynb #05-069
+# %% ../nbs/05_pose.ipynb #05-071
 class KeyFrames(NamedTuple):
     "Frames that others are matched to"
     frames: np.ndarray # [K]
@@ -435,7 +435,7 @@ def choose_key_frames(
     w = np.clip(near[:,per,None]-D+1e-6*(D<near[:,per,None]), 0, None)
     return KeyFrames(cand[keys], w/w.max(1, keepdims=True).clip(1e-9))
 
-# %% ../nbs/05_pose.ipynb #05-070
+# %% ../nbs/05_pose.ipynb #05-072
 def _sampled(image, uv):
     "Bilinear values [...] of an image at crop px [N,2] or [h,w,2]"
     import cv2
@@ -456,7 +456,7 @@ def dis_flow():
     "Dense Inverse Search, OpenCV's fast dense flow"
     import cv2; return cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
 
-# %% ../nbs/05_pose.ipynb #05-077
+# %% ../nbs/05_pose.ipynb #05-079
 EYES_AND_BROWS = ([70,63,105,66,107,55,133,145,153,33,130,226,46], [300,293,334,296,336,285,362,374,380,263,359,446,276])
 
 def steady_area(
@@ -474,7 +474,7 @@ def steady_area(
     m[max(int(uv[[2,205,425],1].mean()), 0):] = 0
     return m>0
 
-# %% ../nbs/05_pose.ipynb #05-078
+# %% ../nbs/05_pose.ipynb #05-080
 class Candidates(NamedTuple):
     "Places of the key frames that could become keypoints"
     key: np.ndarray   # [N] which key frame
@@ -488,7 +488,7 @@ def _frames_in(read, idx, n=16):
     "Frames one by one, read a few at a time"
     for i in range(0, len(idx), n): yield from zip(idx[i:i+n], read(np.asarray(idx[i:i+n])))
 
-# %% ../nbs/05_pose.ipynb #05-079
+# %% ../nbs/05_pose.ipynb #05-081
 def short_runs(
     n_frames, n=24, # Of the clip; runs at most
     length=5):
@@ -512,7 +512,7 @@ class _Steadiness:
     @property
     def seen(self): return self.count/max(self.count.max(initial=0), 1)
 
-# %% ../nbs/05_pose.ipynb #05-080
+# %% ../nbs/05_pose.ipynb #05-082
 def measure_candidates(
     frames, crops, keys, grays, # Reader; `HeadCrops`; `KeyFrames`; key crops
     areas,      # Per key frame bool [h,w]
@@ -530,7 +530,7 @@ def measure_candidates(
     return Candidates(np.repeat(np.arange(len(grid)), [len(g) for g in grid]), np.concatenate(grid),
                       np.concatenate([s.laplacian for s in steady]), np.concatenate([s.seen for s in steady]))
 
-# %% ../nbs/05_pose.ipynb #05-081
+# %% ../nbs/05_pose.ipynb #05-083
 def select_keypoints(
     c,             # `Candidates`
     n=400,         # At most, the same number for each key frame
@@ -545,7 +545,7 @@ def select_keypoints(
     each = n//max(len(np.unique(c.key)), 1)
     return np.sort(np.concatenate([first[c.key[first]==k][:each] for k in np.unique(c.key)]+[np.zeros(0,int)]).astype(int))
 
-# %% ../nbs/05_pose.ipynb #05-087
+# %% ../nbs/05_pose.ipynb #05-089
 class Tracks(NamedTuple):
     "Keypoints followed through the clip"
     xy: np.ndarray     # [T,N,2] px, 0 where not seen
@@ -583,7 +583,7 @@ def follow(frames, crops, keys, grays, candidates, picked, found):
     at = np.array([crops.back(keys.frames[c.key[i]], c.uv[i]) for i in picked]).reshape(-1,2)
     return Tracks(xy, weights, keys.frames[c.key[picked]], at, c.laplacian[picked])
 
-# %% ../nbs/05_pose.ipynb #05-088
+# %% ../nbs/05_pose.ipynb #05-090
 def track_keypoints(
     frames,    # Reader: frame numbers -> uint8 [n,H,W,3], as `Clip.frames`
     labels,    # Reader: frame numbers -> uint8 [n,H,W], as `Clip.labels`
@@ -602,7 +602,7 @@ def track_keypoints(
     c = measure_candidates(frames, crops, keys, grays, areas)
     return follow(frames, crops, keys, grays, c, select_keypoints(c, n, steadiest=steadiest), found), c, keys, crops
 
-# %% ../nbs/05_pose.ipynb #05-094
+# %% ../nbs/05_pose.ipynb #05-096
 def points_on_face(
     tracks,   # `Tracks`
     viewmats, verts, focal, size):
@@ -617,7 +617,7 @@ def points_on_face(
         sigma[i,0] = 0.02+2*np.maximum(d.min(1)*z/focal-.01, 0)
     return Prior(mean, sigma)
 
-# %% ../nbs/05_pose.ipynb #05-095
+# %% ../nbs/05_pose.ipynb #05-097
 def fit_points(obs, weights, points, viewmats, focal, size, delta=1., prior=None, iters=12):
     "Points [N,3] alone, poses fixed: Gauss-Newton, every point by itself"
     for _ in range(iters):
@@ -633,12 +633,12 @@ def fit_points(obs, weights, points, viewmats, focal, size, delta=1., prior=None
         if np.abs(step).max()<1e-6: break
     return points
 
-# %% ../nbs/05_pose.ipynb #05-096
+# %% ../nbs/05_pose.ipynb #05-098
 def residuals(obs, points, viewmats, focal, size):
     "Distance [T,N] px of projected and tracked points"
     return np.concatenate([np.linalg.norm(obs[s]-project(points, viewmats[s], focal, size), axis=-1) for s in _chunks(len(obs))])
 
-# %% ../nbs/05_pose.ipynb #05-099
+# %% ../nbs/05_pose.ipynb #05-101
 CORRELATED = 16 # Neighbouring flow vectors err together: so many count as one
 FLOW_NOISE = 0.25 # px at 512: error of a flow vector
 POSE_SIGMA = np.r_[np.full(3, np.radians(4)), np.full(3, .02)] # Error of a rough pose that many frames share, radians and metres
@@ -664,7 +664,7 @@ def refine_focal_length(
     r2 = ((t.xy-project(points, poses, c, size))**2).sum(-1)
     return FocalSearch(float(np.exp(_lowest(np.log(c), costs))), c, np.sqrt((t.weights*r2).sum((1,2))/t.weights.sum()), costs, f)
 
-# %% ../nbs/05_pose.ipynb #05-105
+# %% ../nbs/05_pose.ipynb #05-107
 SMOOTH = np.r_[np.full(3, np.radians(.1)), np.full(3, 3e-4)] # Expected acceleration of a head: radians and metres per frame^2
 
 def _acceleration_weights(a, sigma):
@@ -698,7 +698,7 @@ def smooth_poses(
         v = move_poses(v, solveh_banded(band, b, lower=True).reshape(T,6))
     return v
 
-# %% ../nbs/05_pose.ipynb #05-106
+# %% ../nbs/05_pose.ipynb #05-108
 class Bundle(NamedTuple):
     "Outcome of `bundle_adjust`"
     viewmats: np.ndarray # [T,4,4]
@@ -723,7 +723,7 @@ def most_rigid(
     i = np.sort(np.argsort(rms)[:max(int(len(rms)*keep), 1)])
     return i[np.isfinite(rms[i])]
 
-# %% ../nbs/05_pose.ipynb #05-107
+# %% ../nbs/05_pose.ipynb #05-109
 def place_points(tracks, viewmats, prior, focal, size, noise=FLOW_NOISE):
     "Stage 1: 3D points [N,3] from random places, poses fixed (paper, 3.3)"
     points = np.random.default_rng(0).uniform(-.1, .1, (len(tracks.key),3)); noise = noise*size/512
@@ -743,7 +743,7 @@ def all_poses(tracks, points, viewmats, focal, size, noise=FLOW_NOISE):
     v = fit_poses(tracks.xy, w, points, viewmats, focal, size, 1.4*noise, prior)
     return smooth_poses(tracks.xy, w, points, v, focal, size, 1.4*noise, prior)
 
-# %% ../nbs/05_pose.ipynb #05-108
+# %% ../nbs/05_pose.ipynb #05-110
 def bundle_adjust(
     tracks,   # `Tracks`
     viewmats, verts, focal, size, # From `track_head_motion`
@@ -761,7 +761,7 @@ def bundle_adjust(
     v = all_poses(tracks, points, viewmats, *args, noise)
     return Bundle(v, points, tracks, first, frame_medians(tracks, points, v, *args))
 
-# %% ../nbs/05_pose.ipynb #05-116
+# %% ../nbs/05_pose.ipynb #05-118
 @dataclass
 class HeadPose:
     "A clip's cameras: the head stands still in the axes of the canonical face, the camera moves"
@@ -782,7 +782,7 @@ class HeadPose:
     def K(self): "Camera matrix [3,3] px"; return np.array([[self.focal,0,self.size/2],[0,self.focal,self.size/2],[0,0,1]])
     def __len__(self): return len(self.viewmats)
 
-# %% ../nbs/05_pose.ipynb #05-117
+# %% ../nbs/05_pose.ipynb #05-119
 def save_pose(
     clip, # A `Clip`, or a folder
     pose):# `HeadPose`
@@ -808,7 +808,7 @@ def load_pose(
     return HeadPose(float(d['focal']), int(d['size']), d['viewmats'], d['rough_viewmats'], d['verts'], d['found'], *search,
                     d.get('points'), d.get('reprojection'), str(d['method']), d['notes'].tolist())
 
-# %% ../nbs/05_pose.ipynb #05-118
+# %% ../nbs/05_pose.ipynb #05-120
 MIN_KEYPOINTS = 12
 
 def _note(pose, text): pose.notes.append(text); warnings.warn(text)
@@ -837,7 +837,7 @@ def _refocus(pose, tracks, landmarks):
     pose.focal = pose.refined.focal
     pose.rough_viewmats,pose.verts,_ = track_head_motion(landmarks, pose.size, pose.focal)
 
-# %% ../nbs/05_pose.ipynb #05-119
+# %% ../nbs/05_pose.ipynb #05-121
 def _stabilise(pose, frames, labels, landmarks):
     "Replace rough poses by stable ones; without enough keypoints, by smoothed ones"
     tracks,*_ = track_keypoints(frames, labels, landmarks, pose.rough_viewmats, pose.verts, pose.found, pose.focal, pose.size)

@@ -13,7 +13,7 @@ __all__ = ['FAST', 'part', 'fast_part', 'CHUNK', 'TILE_W', 'TILE_H', 'LANES', 'R
            'rasterize_cpu', 'rasterize_reference', 'fill_warps', 'rasterize_gsplat', 'RasterizerError', 'pick_backend',
            'with_batch', 'rasterize', 'Rendering']
 
-# %% ../nbs/02a_rasterizer.ipynb #02-002
+# %% ../nbs/02a_rasterizer.ipynb #02-003
 import functools, math, os
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -24,7 +24,7 @@ from numba.cpython.unsafe.tuple import tuple_setitem
 from torch import Tensor
 from .gaussians import (FAR, LOW_PASS, MAX_ALPHA, MIN_ALPHA, MIN_T, NEAR, project_gaussians, splat_dense)
 
-# %% ../nbs/02a_rasterizer.ipynb #02-011
+# %% ../nbs/02a_rasterizer.ipynb #02-014
 def compiled(fn, **flags):
     "Compile with numba on first use, without the GIL; kept on disk where there is a place to write"
     flags = dict(nogil=True, error_model='numpy', no_cfunc_wrapper=True, **flags)
@@ -35,7 +35,7 @@ FAST = {'nsz', 'reassoc', 'contract', 'arcp'}
 part = functools.partial(compiled, no_cpython_wrapper=True) # Called by other compiled functions only
 fast_part = functools.partial(part, fastmath=FAST)
 
-# %% ../nbs/02a_rasterizer.ipynb #02-013
+# %% ../nbs/02a_rasterizer.ipynb #02-016
 @functools.lru_cache(None)
 def thread_pool(pid, workers): return ThreadPoolExecutor(workers)
 
@@ -47,7 +47,7 @@ def run_workers(kernel, pieces, *args):
     kernel(0, n, *args)
     for part in parts: part.result()
 
-# %% ../nbs/02a_rasterizer.ipynb #02-016
+# %% ../nbs/02a_rasterizer.ipynb #02-019
 CHUNK = 256  # Gaussians projected at a time
 
 @fast_part
@@ -66,7 +66,7 @@ def rotmat(
     R[2,0], R[2,1], R[2,2] = 2*(x*z-w*y), 2*(y*z+w*x), 1-2*(x*x+y*y)
     return n
 
-# %% ../nbs/02a_rasterizer.ipynb #02-017
+# %% ../nbs/02a_rasterizer.ipynb #02-020
 @fast_part
 def camera_covariance(
     g,      # Which Gaussian
@@ -83,7 +83,7 @@ def camera_covariance(
             M[i,j] = (V[i,0]*R[0,j] + V[i,1]*R[1,j] + V[i,2]*R[2,j])*scales[g,j]
     return n
 
-# %% ../nbs/02a_rasterizer.ipynb #02-018
+# %% ../nbs/02a_rasterizer.ipynb #02-021
 @part
 def clamp_slope(
     slope, # x/z or y/z
@@ -94,7 +94,7 @@ def clamp_slope(
     "Keep the linear part of the camera at most 15 % of the picture outside it"
     return min(max(slope, -(c/f + .15*size/f)), (size-c)/f + .15*size/f)
 
-# %% ../nbs/02a_rasterizer.ipynb #02-019
+# %% ../nbs/02a_rasterizer.ipynb #02-022
 @fast_part
 def project_one(g, means, V, K, M, width, height, out):
     "Centre (2), 2D covariance (3) and depth of one Gaussian into `out` [6]; true where in front of the camera"
@@ -113,7 +113,7 @@ def project_one(g, means, V, K, M, width, height, out):
     out[0], out[1], out[2], out[3], out[4], out[5] = fx*sx+cx, fy*sy+cy, xx, xy, yy, z
     return True
 
-# %% ../nbs/02a_rasterizer.ipynb #02-021
+# %% ../nbs/02a_rasterizer.ipynb #02-024
 @part
 def store_projection(g, out, opacity, width, height, means2d, shapes, depths, radii):
     "Write what the pixels need of one Gaussian, if it can be seen at all"
@@ -128,7 +128,7 @@ def store_projection(g, out, opacity, width, height, means2d, shapes, depths, ra
     radii[g,0], radii[g,1] = min(rx, 2**20), min(ry, 2**20)
     depths[g] = z
 
-# %% ../nbs/02a_rasterizer.ipynb #02-022
+# %% ../nbs/02a_rasterizer.ipynb #02-025
 @compiled
 def project_chunks(worker, workers, means, quats, scales, opacities, viewmats, Ks, width, height,
                    means2d, shapes, depths, radii):
@@ -144,7 +144,7 @@ def project_chunks(worker, workers, means, quats, scales, opacities, viewmats, K
                 if o[g]>=MIN_ALPHA and project_one(g, m, V, K, M, width, height, out):
                     store_projection(g, out, o[g], width, height, m2, sh, dp, ra)
 
-# %% ../nbs/02a_rasterizer.ipynb #02-025
+# %% ../nbs/02a_rasterizer.ipynb #02-028
 @fast_part
 def shape_backward(g, out, v_shapes, v):
     "Gradient of the 2D covariance (v[2:5]) from that of p = sqrt(yy/det), k = xy/yy, q = 1/sqrt(yy)"
@@ -155,7 +155,7 @@ def shape_backward(g, out, v_shapes, v):
     v[3] = vp*xy/det + vk/yy
     v[4] = vp*(.5/yy - .5*xx/det) - vk*xy/(yy*yy) - .5*vq/yy
 
-# %% ../nbs/02a_rasterizer.ipynb #02-026
+# %% ../nbs/02a_rasterizer.ipynb #02-029
 @fast_part
 def project_one_backward(g, means, V, K, M, width, height, v, v_means, vM, vV):
     "Gradients of the mean, of M (overwritten) and of the view matrix (added to) from `v` = d/d(`project_one`'s out)"
@@ -182,7 +182,7 @@ def project_one_backward(g, means, V, K, M, width, height, v, v_means, vM, vV):
             v_means[g,i] += vc*V[j,i]
             vV[j,i] += vc*m[i]
 
-# %% ../nbs/02a_rasterizer.ipynb #02-027
+# %% ../nbs/02a_rasterizer.ipynb #02-030
 @fast_part
 def covariance_backward(g, V, quats, n, scales, R, vM, vR, v_quats, v_scales, vV):
     "Gradients of quaternion, scales and view rotation (all added to) from that of M = V R diag(s); `vR` is scratch"
@@ -205,7 +205,7 @@ def covariance_backward(g, V, quats, n, scales, R, vM, vR, v_quats, v_scales, vV
     along = w*vw + x*vx + y*vy + z*vz
     for j, vq in enumerate((vw-along*w, vx-along*x, vy-along*y, vz-along*z)): v_quats[g,j] += vq*k
 
-# %% ../nbs/02a_rasterizer.ipynb #02-029
+# %% ../nbs/02a_rasterizer.ipynb #02-032
 @compiled
 def project_chunks_backward(worker, workers, means, quats, scales, viewmats, Ks, width, height, radii,
                             v_means2d, v_shapes, v_depths, v_means, v_quats, v_scales, v_viewmats):
@@ -227,7 +227,7 @@ def project_chunks_backward(worker, workers, means, quats, scales, viewmats, Ks,
                 project_one_backward(g, m, V, K, M, width, height, v, v_m, vM, vV)
                 covariance_backward(g, V, q, n, s, R, vM, vR, v_q, v_s, vV)
 
-# %% ../nbs/02a_rasterizer.ipynb #02-030
+# %% ../nbs/02a_rasterizer.ipynb #02-033
 def arrays(*tensors, dtype=None): return [t.detach().to(dtype or t.dtype).contiguous().numpy() for t in tensors]
 
 class ProjectCPU(torch.autograd.Function):
@@ -256,7 +256,7 @@ class ProjectCPU(torch.autograd.Function):
         v_means, v_quats, v_scales, v_viewmats = map(torch.from_numpy, (v_means, v_quats, v_scales, v_viewmats))
         return v_means, v_quats, v_scales, None, v_viewmats, None, None, None
 
-# %% ../nbs/02a_rasterizer.ipynb #02-034
+# %% ../nbs/02a_rasterizer.ipynb #02-037
 TILE_W, TILE_H = 32, 16 # Pixels
 
 @part
@@ -269,7 +269,7 @@ def tile_range(
     "First tile the box touches, and one past the last"
     return int(max(center-radius, 0.))//tile, int(min(center+radius, size-1.))//tile + 1
 
-# %% ../nbs/02a_rasterizer.ipynb #02-035
+# %% ../nbs/02a_rasterizer.ipynb #02-038
 @part
 def tile_box(b, g, means2d, radii, width, height):
     "Tiles that a Gaussian touches: columns x0..x1 and rows y0..y1; none where unseen"
@@ -278,7 +278,7 @@ def tile_box(b, g, means2d, radii, width, height):
     y0, y1 = tile_range(means2d[b,g,1], radii[b,g,1], TILE_H, height)
     return x0, x1, y0, y1
 
-# %% ../nbs/02a_rasterizer.ipynb #02-036
+# %% ../nbs/02a_rasterizer.ipynb #02-039
 @compiled
 def count_tiles(worker, workers, means2d, radii, width, height, per_gaussian, per_tile):
     "Count the tiles of each Gaussian and the Gaussians of each tile"
@@ -291,7 +291,7 @@ def count_tiles(worker, workers, means2d, radii, width, height, per_gaussian, pe
             for y in range(y0, y1):
                 for x in range(x0, x1): per_tile[b,y*columns+x] += 1
 
-# %% ../nbs/02a_rasterizer.ipynb #02-037
+# %% ../nbs/02a_rasterizer.ipynb #02-040
 @part
 def depth_order(b, keys, radii, ids, spare, start):
     "Sort what is seen by depth, equal depths as given: a counting sort over the bits of positive floats, 11 at a time"
@@ -309,7 +309,7 @@ def depth_order(b, keys, radii, ids, spare, start):
         ids, spare = spare, ids
     return ids, n
 
-# %% ../nbs/02a_rasterizer.ipynb #02-038
+# %% ../nbs/02a_rasterizer.ipynb #02-041
 @compiled
 def fill_tiles(worker, workers, means2d, radii, keys, width, height, first_slot, next_entry, ids, slots):
     "Deal the Gaussians out to their tiles from near to far; `slots` numbers the pairs Gaussian by Gaussian"
@@ -329,7 +329,7 @@ def fill_tiles(worker, workers, means2d, radii, keys, width, height, first_slot,
                     ids[e], slots[e] = g, slot
                     slot += 1
 
-# %% ../nbs/02a_rasterizer.ipynb #02-039
+# %% ../nbs/02a_rasterizer.ipynb #02-042
 class Tiles(NamedTuple):
     "Which Gaussians each tile draws, from near to far"
     starts:np.ndarray     # First entry of each tile [B*tiles+1]
@@ -349,7 +349,7 @@ def sort_into_tiles(means2d, depths, radii, width, height):
                 starts[:-1].reshape(per_tile.shape).copy(), ids, slots)
     return Tiles(starts, ids, slots, first_slot)
 
-# %% ../nbs/02a_rasterizer.ipynb #02-042
+# %% ../nbs/02a_rasterizer.ipynb #02-045
 LANES = 8                 # Pixels drawn at a time
 ROW = TILE_W + LANES      # Floats of one tile row; the last eight are never shown
 PLANE = ROW*TILE_H        # Floats of one tile
@@ -367,7 +367,7 @@ def exp_neg(
     e *= e
     return e*e
 
-# %% ../nbs/02a_rasterizer.ipynb #02-044
+# %% ../nbs/02a_rasterizer.ipynb #02-047
 @part
 def tile_rows(splat, y0, height):
     "Rows of a tile that a Gaussian can touch, counted from the tile's first: from (included), to (excluded)"
@@ -383,7 +383,7 @@ def row_span(splat, dy, v2, wide, x0):
     a, b = int(max(x-half+f32(1), f32(0))), int(max(min(x+half+f32(1), f32(TILE_W)), f32(0)))
     return a, max(b-a+LANES-1, 0)>>3, splat[2]*(f32(a)-x)
 
-# %% ../nbs/02a_rasterizer.ipynb #02-046
+# %% ../nbs/02a_rasterizer.ipynb #02-049
 P1, P2, P3, P4, P5, P6, P7 = [u64(k*PLANE) for k in range(1, 8)]
 
 @fast_part
@@ -414,7 +414,7 @@ def draw_row(
         planes[i+P1] += (rank-planes[i+P1])*(f32(1) if drawn else f32(0))
         for d in range(len(color)): planes[i+P2+u64(d*PLANE)] += w*color[d]
 
-# %% ../nbs/02a_rasterizer.ipynb #02-047
+# %% ../nbs/02a_rasterizer.ipynb #02-050
 @fast_part
 def light_left(planes):
     "How many pixels of a tile still take light"
@@ -428,7 +428,7 @@ def as_tuple(values, t):
     for d in range(len(t)): t = tuple_setitem(t, d, values[d])
     return t
 
-# %% ../nbs/02a_rasterizer.ipynb #02-048
+# %% ../nbs/02a_rasterizer.ipynb #02-051
 @part
 def draw_tile(e0, e1, ids, splats, colors, zeros, x0, y0, height, planes):
     "Blend the entries of one tile from near to far, until no light is left"
@@ -443,7 +443,7 @@ def draw_tile(e0, e1, ids, splats, colors, zeros, x0, y0, height, planes):
             a, eights, u0 = row_span(splat, dy, v2, wide, x0)
             draw_row(planes, u64(r*ROW+a), u64(eights), u0, p, v2, splat[5], splat[6], color, f32(e-e0+1))
 
-# %% ../nbs/02a_rasterizer.ipynb #02-049
+# %% ../nbs/02a_rasterizer.ipynb #02-052
 @compiled
 def draw_tiles(worker, workers, starts, ids, splats, colors, zeros, out, T_out, last_out):
     "Draw every `workers`-th tile of all pictures"
@@ -462,7 +462,7 @@ def draw_tiles(worker, workers, starts, ids, splats, colors, zeros, out, T_out, 
                 T_out[b,y0+r,x0+x], last_out[b,y0+r,x0+x] = abs(planes[i]), planes[i+PLANE]
                 for d in range(D): out[b,y0+r,x0+x,d] = planes[i+(2+d)*PLANE]
 
-# %% ../nbs/02a_rasterizer.ipynb #02-052
+# %% ../nbs/02a_rasterizer.ipynb #02-055
 @fast_part
 def draw_row_backward(
     planes, # Planes: transmittance, last entry drawn, light from behind, weights, then gradients of the D colours
@@ -490,7 +490,7 @@ def draw_row_backward(
         s0 += v_s; s1 += v_s*u; s2 += v_s*u*u
     return s0, s1, s2, c0, c1, c2, c3
 
-# %% ../nbs/02a_rasterizer.ipynb #02-053
+# %% ../nbs/02a_rasterizer.ipynb #02-056
 @fast_part
 def add_channels(planes, i0, eights, d, v):
     "Gradients of channels d to d+3, from the weights that `draw_row_backward` left behind"
@@ -502,7 +502,7 @@ def add_channels(planes, i0, eights, d, v):
         c0 += w*planes[i+P4+plane]; c1 += w*planes[i+P5+plane]; c2 += w*planes[i+P6+plane]; c3 += w*planes[i+P7+plane]
     v[6+d] += c0; v[7+d] += c1; v[8+d] += c2; v[9+d] += c3
 
-# %% ../nbs/02a_rasterizer.ipynb #02-054
+# %% ../nbs/02a_rasterizer.ipynb #02-057
 @part
 def draw_tile_backward(e0, e1, ids, slots, splats, colors, zeros, x0, y0, height, planes, v_slots):
     "Walk the entries of one tile from far to near; each fills its own slot: x, y, p, k, q, opacity, colours"
@@ -525,7 +525,7 @@ def draw_tile_backward(e0, e1, ids, slots, splats, colors, zeros, x0, y0, height
         v[4], v[5] = vv*q, -m0/splat[6]
         v[6], v[7], v[8], v[9] = v0, v1, v2, v3
 
-# %% ../nbs/02a_rasterizer.ipynb #02-055
+# %% ../nbs/02a_rasterizer.ipynb #02-058
 @part
 def load_gradients(b, x0, y0, T_out, last_out, v_out, v_alpha, planes):
     "Fill the planes of one tile; returns the last entry drawn anywhere, or 0 where no gradient arrives"
@@ -542,7 +542,7 @@ def load_gradients(b, x0, y0, T_out, last_out, v_out, v_alpha, planes):
                 any_v = any_v or v_out[b,y,x,d]!=0
     return int(last) if any_v else 0
 
-# %% ../nbs/02a_rasterizer.ipynb #02-056
+# %% ../nbs/02a_rasterizer.ipynb #02-059
 @compiled
 def draw_tiles_backward(worker, workers, starts, ids, slots, splats, colors, zeros, T_out, last_out, v_out, v_alpha,
                         v_slots):
@@ -557,7 +557,7 @@ def draw_tiles_backward(worker, workers, starts, ids, slots, splats, colors, zer
         draw_tile_backward(starts[t], end, ids, slots, splats[b], colors[b%len(colors)], zeros, x0, y0, height, planes,
                            v_slots)
 
-# %% ../nbs/02a_rasterizer.ipynb #02-057
+# %% ../nbs/02a_rasterizer.ipynb #02-060
 @compiled
 def sum_slots(worker, workers, first_slot, v_slots, v_means2d, v_shapes, v_opacities, v_colors):
     "Add up the slots of each Gaussian in a fixed order, whatever the number of threads"
@@ -571,7 +571,7 @@ def sum_slots(worker, workers, first_slot, v_slots, v_means2d, v_shapes, v_opaci
                 v_opacities[b%Bo,g] += v_slots[j,5]
                 for d in range(D): v_colors[b%Bc,g,d] += v_slots[j,6+d]
 
-# %% ../nbs/02a_rasterizer.ipynb #02-060
+# %% ../nbs/02a_rasterizer.ipynb #02-063
 def pack_splats(means2d, shapes, opacities):
     "All that the pixels need of a Gaussian side by side: x, y, p, k, q, bound, opacity [B,N,7]"
     splats = np.empty(means2d.shape[:2]+(7,), np.float32)
@@ -579,7 +579,7 @@ def pack_splats(means2d, shapes, opacities):
     splats[...,5] = np.minimum(2*np.log(np.maximum(opacities, f32(MIN_ALPHA))*f32(255)), f32(3.33**2))
     return splats
 
-# %% ../nbs/02a_rasterizer.ipynb #02-061
+# %% ../nbs/02a_rasterizer.ipynb #02-064
 class DrawCPU(torch.autograd.Function):
     "Alpha blending of projected Gaussians with hand-written gradients"
     @staticmethod
@@ -604,7 +604,7 @@ class DrawCPU(torch.autograd.Function):
         run_workers(sum_slots, len(tiles.ids)//10_000, tiles.first_slot, v_slots, *grads)
         return *map(torch.from_numpy, grads), None, None, None, None
 
-# %% ../nbs/02a_rasterizer.ipynb #02-064
+# %% ../nbs/02a_rasterizer.ipynb #02-067
 def rasterize_cpu(means, quats, scales, opacities, colors, viewmats, Ks, width, height):
     "Our own tiles, compiled by numba: `rasterize` without the background"
     means, quats, scales, colors, opacities = (x.float() for x in (means, quats, scales, colors, opacities))
@@ -614,7 +614,7 @@ def rasterize_cpu(means, quats, scales, opacities, colors, viewmats, Ks, width, 
     out, alphas = DrawCPU.apply(means2d, shapes, opacities, colors, depths.detach(), radii, width, height)
     return out, alphas, dict(means2d=means2d, radii=radii.amax(-1), depths=depths)
 
-# %% ../nbs/02a_rasterizer.ipynb #02-065
+# %% ../nbs/02a_rasterizer.ipynb #02-068
 def rasterize_reference(means, quats, scales, opacities, colors, viewmats, Ks, width, height):
     "The definition, dense, in the precision of its input: `rasterize` without the background"
     seen = project_gaussians(means, quats, scales, opacities, viewmats, Ks, width, height)
@@ -622,7 +622,7 @@ def rasterize_reference(means, quats, scales, opacities, colors, viewmats, Ks, w
     out, alphas = splat_dense(seen, opacities, colors.expand(len(viewmats),-1,-1), width, height)
     return out, alphas, dict(means2d=seen.means2d, radii=seen.radii.amax(-1), depths=seen.depths)
 
-# %% ../nbs/02a_rasterizer.ipynb #02-067
+# %% ../nbs/02a_rasterizer.ipynb #02-070
 def fill_warps(x, value):
     "Rows appended along the Gaussians until their number [B,N,...] is a multiple of 32"
     return torch.cat([x, x.new_full((len(x), -x.shape[1]%32)+x.shape[2:], value)], 1)
@@ -645,7 +645,7 @@ def rasterize_gsplat(means, quats, scales, opacities, colors, viewmats, Ks, widt
     depths = torch.where(radii>0, meta['depths'][:,0,:N], 0)
     return out[:,0], alphas[:,0], dict(means2d=means2d, radii=radii, depths=depths)
 
-# %% ../nbs/02a_rasterizer.ipynb #02-069
+# %% ../nbs/02a_rasterizer.ipynb #02-072
 class RasterizerError(ValueError):
     "The arguments of `rasterize` do not fit together; the message says which"
 
@@ -660,7 +660,7 @@ def pick_backend(backend, on_gpu):
         raise RasterizerError(f'backend {name!r} cannot draw tensors of this device; move them, or leave backend=None')
     return BACKENDS[name]
 
-# %% ../nbs/02a_rasterizer.ipynb #02-070
+# %% ../nbs/02a_rasterizer.ipynb #02-073
 def with_batch(
     B,        # Cameras
     **inputs, # Name to (tensor, shape without the batch)
@@ -675,7 +675,7 @@ def with_batch(
         out.append(x)
     return out
 
-# %% ../nbs/02a_rasterizer.ipynb #02-071
+# %% ../nbs/02a_rasterizer.ipynb #02-074
 def rasterize(
     means:Tensor,            # Means [N,3] or [B,N,3], world units
     quats:Tensor,            # Rotations wxyz [N,4] or [B,N,4], any length but 0
@@ -700,7 +700,7 @@ def rasterize(
     if backgrounds is not None: out = out + (1-alphas)*backgrounds[:,None,None]
     return out, alphas, info
 
-# %% ../nbs/02a_rasterizer.ipynb #02-072
+# %% ../nbs/02a_rasterizer.ipynb #02-075
 class Rendering(NamedTuple):
     "Pictures of a cloud"
     rgb:Tensor   # Colour, alpha-weighted [B,H,W,3]

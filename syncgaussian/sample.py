@@ -15,7 +15,7 @@ __all__ = ['SIZE', 'FOCAL', 'RING', 'JAW', 'PIVOT', 'UPPER_LIP', 'LOWER_LIP', 'R
            'clip_weights', 'sample_clip_path', 'driving_speech_path', 'sample_speech', 'sample_truth', 'Moment',
            'film_moment', 'save_truth', 'make_sample_clip']
 
-# %% ../nbs/04a_sample.ipynb #04-003
+# %% ../nbs/04a_sample.ipynb #04-004
 import json, os
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,13 +28,13 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter1d
 from .assets import AssetError, fetch_asset, sample_file
 from .clip import FACE_OVAL, FPS, _segmenter, detect_landmarks, load_sound, person_mask, write_video
 
-# %% ../nbs/04a_sample.ipynb #04-007
+# %% ../nbs/04a_sample.ipynb #04-008
 SIZE = 256  # Frame width and height, px
 FOCAL = 500 # Focal length of our camera at that size, px
 
 class SampleError(RuntimeError): "The sample clip cannot be made or found; the sentence says what to do"
 
-# %% ../nbs/04a_sample.ipynb #04-008
+# %% ../nbs/04a_sample.ipynb #04-009
 def load_portrait(
     n:int,         # Width and height, px
 )->np.ndarray:     # uint8 [n,n,3]
@@ -45,7 +45,7 @@ def load_portrait(
     move = np.float32([[f, 0, -88*f+.5*f-.5], [0, f, 14*f+.5*f-.5]])
     return cv2.warpAffine(astronaut(), move, (n,n), flags=cv2.INTER_LANCZOS4, borderMode=cv2.BORDER_REFLECT_101)
 
-# %% ../nbs/04a_sample.ipynb #04-013
+# %% ../nbs/04a_sample.ipynb #04-015
 def pinhole(
     size:int,  # Width and height, px
 )->np.ndarray: # K [3,3], px
@@ -57,7 +57,7 @@ def canonical_points()->np.ndarray: # [468,3] m
     lines = fetch_asset('canonical_face').read_text().splitlines()
     return np.array([l.split()[1:4] for l in lines if l.startswith('v ')], float)/100
 
-# %% ../nbs/04a_sample.ipynb #04-014
+# %% ../nbs/04a_sample.ipynb #04-016
 def fit_head(
     landmarks:np.ndarray, # [478,3] px
     K:np.ndarray,         # [3,3] px
@@ -69,7 +69,7 @@ def fit_head(
     _,r,t = cv2.solvePnP(points[k], landmarks[k,:2].astype(float), K, None, r, t, True)
     return np.vstack([np.c_[cv2.Rodrigues(r)[0], t], [0,0,0,1]])
 
-# %% ../nbs/04a_sample.ipynb #04-015
+# %% ../nbs/04a_sample.ipynb #04-017
 def project(
     points:np.ndarray,  # [P,3] m, head space
     viewmat:np.ndarray, # [4,4]
@@ -89,7 +89,7 @@ def unproject(
     rays = np.c_[(positions-K[:2,2])/K[0,0], np.ones(len(positions))]
     return (rays*np.broadcast_to(depths, len(positions))[:,None] - viewmat[:3,3])@viewmat[:3,:3]
 
-# %% ../nbs/04a_sample.ipynb #04-019
+# %% ../nbs/04a_sample.ipynb #04-021
 def lift_landmarks(
     landmarks:np.ndarray, # [478,3] px
     viewmat:np.ndarray,   # [4,4]
@@ -98,7 +98,7 @@ def lift_landmarks(
     "The person's own face points: place from the picture, depth from the canonical face"
     return unproject(landmarks[:468,:2], project(canonical_points(), viewmat, K)[1], viewmat, K)
 
-# %% ../nbs/04a_sample.ipynb #04-022
+# %% ../nbs/04a_sample.ipynb #04-024
 def disk(
     r:float, # Radius, px
 ): # Structuring element
@@ -112,7 +112,7 @@ def largest(mask):
     outside = cv2.connectedComponents(np.pad(1-piece, 1, constant_values=1))[1]
     return (outside!=outside[0,0])[1:-1,1:-1].astype(np.uint8)
 
-# %% ../nbs/04a_sample.ipynb #04-023
+# %% ../nbs/04a_sample.ipynb #04-025
 def find_skin(
     image:np.ndarray,     # uint8 [n,n,3]
     landmarks:np.ndarray, # [478,3] px
@@ -126,7 +126,7 @@ def find_skin(
     skin = cv2.morphologyEx(((red>134)&near).astype(np.uint8), cv2.MORPH_OPEN, disk(2*r))
     return largest(cv2.morphologyEx(largest(skin), cv2.MORPH_CLOSE, disk(6*r)))
 
-# %% ../nbs/04a_sample.ipynb #04-025
+# %% ../nbs/04a_sample.ipynb #04-027
 def fill_holes(
     image:np.ndarray, # Float [H,W,3]
     hole:np.ndarray,  # Bool [H,W]
@@ -146,7 +146,7 @@ def spread(image, hole):
     "Fill a hole with its nearest known colours"
     return image[tuple(distance_transform_edt(hole, return_distances=False, return_indices=True))]
 
-# %% ../nbs/04a_sample.ipynb #04-027
+# %% ../nbs/04a_sample.ipynb #04-029
 def matte_head(
     image:np.ndarray, # uint8 [n,n,3]
     skin:np.ndarray,  # uint8 [n,n]
@@ -162,7 +162,7 @@ def matte_head(
     alpha = cv2.GaussianBlur(np.where(inner, 1, alpha), (0,0), .7*r)
     return F.astype(np.float32), np.where(inner, 1, ((alpha-.08)/.84).clip(0,1)).astype(np.float32), B
 
-# %% ../nbs/04a_sample.ipynb #04-031
+# %% ../nbs/04a_sample.ipynb #04-034
 RING = np.array([[130,302], [168,298.5], [215,303], [265,321], [312,350], [350,383]]) # px in a frame of 512
 
 def smoothstep(x):
@@ -170,7 +170,7 @@ def smoothstep(x):
     x = np.clip(x, 0, 1)
     return x*x*(3-2*x)
 
-# %% ../nbs/04a_sample.ipynb #04-032
+# %% ../nbs/04a_sample.ipynb #04-035
 def ring_colours(
     image:np.ndarray, # uint8 [n,n,3]
     edge,             # Function: x px -> y of the ring's upper edge, px
@@ -185,7 +185,7 @@ def ring_colours(
     cloth = np.median(image[int(385*r):int(400*r), int(215*r):int(260*r)].reshape(-1,3), 0)
     return (left[k]*(1-t)+right[k]*t)*(1-smoothstep((below-13*r)/(8*r)))[...,None] + cloth*smoothstep((below-13*r)/(8*r))[...,None]
 
-# %% ../nbs/04a_sample.ipynb #04-033
+# %% ../nbs/04a_sample.ipynb #04-036
 def clean_plate(
     image:np.ndarray, # uint8 [n,n,3]
     skin:np.ndarray,  # uint8 [n,n]
@@ -201,7 +201,7 @@ def clean_plate(
     soft = cv2.GaussianBlur(hole.astype(np.float32), (0,0), 1.2*r)[...,None]
     return (image*(1-soft) + (wall*(1-blend) + ring_colours(image, edge, below)*blend)*soft).astype(np.float32)
 
-# %% ../nbs/04a_sample.ipynb #04-037
+# %% ../nbs/04a_sample.ipynb #04-041
 def head_depth(
     skin:np.ndarray,      # uint8 [n,n]
     landmarks:np.ndarray, # [478,3] px
@@ -220,7 +220,7 @@ def head_depth(
     spline = RBFInterpolator(known, depth, kernel='thin_plate_spline', smoothing=3e-4)
     return lambda positions: spline(np.asarray(positions)/n)
 
-# %% ../nbs/04a_sample.ipynb #04-041
+# %% ../nbs/04a_sample.ipynb #04-046
 @dataclass
 class Layer:
     "A textured mesh in head space"
@@ -234,7 +234,7 @@ class Layer:
     jaw:float=0.         # Share of the jaw's drop that the whole layer follows
     light:tuple=(1.,1.)  # Brightness with closed and with open mouth
 
-# %% ../nbs/04a_sample.ipynb #04-042
+# %% ../nbs/04a_sample.ipynb #04-047
 def grid_mesh(
     mask:np.ndarray, # Bool [n,n]
     step:int,        # Distance of vertices, px
@@ -249,7 +249,7 @@ def grid_mesh(
     used,triangles = np.unique(np.r_[np.c_[q,q+1,q+c], np.c_[q+1,q+c+1,q+c]], return_inverse=True)
     return uv[used], triangles.reshape(-1,3)
 
-# %% ../nbs/04a_sample.ipynb #04-044
+# %% ../nbs/04a_sample.ipynb #04-049
 def cover(
     corners:np.ndarray, # float32 [F,3,2] px
     height:int,         # Height of the picture, px
@@ -272,7 +272,7 @@ def cover(
             found.append((k[ok], (y*width+x)[ok], np.stack([1-v-w,v,w], 1)[ok]))
     return tuple(np.concatenate(o) for o in zip(*found))
 
-# %% ../nbs/04a_sample.ipynb #04-045
+# %% ../nbs/04a_sample.ipynb #04-050
 def rasterize_mesh(
     xy:np.ndarray,        # [V,2] px
     z:np.ndarray,         # [V] depth, the nearest wins
@@ -296,7 +296,7 @@ def rasterize_mesh(
     out[pixel[front]] = (values[t[front]]*w[front][...,None]).sum(1)
     return out.reshape(height, width, -1), hit.reshape(height, width)
 
-# %% ../nbs/04a_sample.ipynb #04-048
+# %% ../nbs/04a_sample.ipynb #04-053
 def texture(
     picture:np.ndarray, # [n,n] or [n,n,C]
     uv:np.ndarray,      # [H,W,2] px
@@ -312,7 +312,7 @@ class View(NamedTuple):
     K:np.ndarray       # [3,3] px
     box:tuple          # x0, y0, x1, y1 px
 
-# %% ../nbs/04a_sample.ipynb #04-049
+# %% ../nbs/04a_sample.ipynb #04-054
 def draw_layer(
     layer:Layer,
     view:View,
@@ -331,7 +331,7 @@ def over(below, colour, alpha):
     "Lay a colour over a picture"
     return below + (colour-below)*alpha[...,None]
 
-# %% ../nbs/04a_sample.ipynb #04-052
+# %% ../nbs/04a_sample.ipynb #04-057
 JAW = [172,136,150,149,176,148,152,377,400,378,379,365,397] # Landmarks of the jaw line, from her right to her left
 
 def jaw_line(
@@ -343,7 +343,7 @@ def jaw_line(
     p = np.r_[[[0, p[0,1]-n/64]], p, [[n, p[-1,1]-n/64]]]
     return PchipInterpolator(*p.T)(np.arange(n)+.5).astype(np.float32)
 
-# %% ../nbs/04a_sample.ipynb #04-053
+# %% ../nbs/04a_sample.ipynb #04-058
 def head_layer(
     colour:np.ndarray, # [n,n,3]
     alpha:np.ndarray,  # [n,n] of head and neck
@@ -359,7 +359,7 @@ def head_layer(
     uv,triangles = grid_mesh(alpha>.004, max(n//256, 2))
     return Layer(colour, alpha, uv, triangles, unproject(uv, depth_at(uv), rest, K))
 
-# %% ../nbs/04a_sample.ipynb #04-054
+# %% ../nbs/04a_sample.ipynb #04-059
 def neck_layer(
     colour:np.ndarray,    # [n,n,3]
     alpha:np.ndarray,     # [n,n] of head and neck
@@ -381,7 +381,7 @@ def neck_layer(
     depth = project(np.array([[0,-.09,0.]]), rest, K)[1]
     return Layer(colour, alpha, uv, triangles, unproject(uv, depth, rest, K), 1-smoothstep((uv[:,1]-top)/(collar-top)))
 
-# %% ../nbs/04a_sample.ipynb #04-056
+# %% ../nbs/04a_sample.ipynb #04-061
 PIVOT = np.array([0,-.06,-.06]) # m, head space
 
 def turn_head(
@@ -397,7 +397,7 @@ def turn_head(
     move[:3,:3],move[:3,3] = R, pivot-R@pivot+shift
     return move@rest
 
-# %% ../nbs/04a_sample.ipynb #04-061
+# %% ../nbs/04a_sample.ipynb #04-066
 UPPER_LIP,LOWER_LIP = [78,191,80,81,82,13,312,311,310,415,308], [78,95,88,178,87,14,317,402,318,324,308]
 RIGHT_EYE = [33,246,161,160,159,158,157,173,133], [33,7,163,144,145,153,154,155,133]
 LEFT_EYE = [362,398,384,385,386,387,388,466,263], [362,382,381,380,374,373,390,249,263]
@@ -422,7 +422,7 @@ class Opening:
         upper,lower = self.edges(x)
         return np.minimum(upper-y, y-lower) - np.abs(x-np.clip(x, self.x0, self.x1))
 
-# %% ../nbs/04a_sample.ipynb #04-065
+# %% ../nbs/04a_sample.ipynb #04-070
 class Lips(NamedTuple):
     "Position relative to the mouth, one number a point"
     side:np.ndarray  # -1 right of the middle of the mouth, 1 left
@@ -443,7 +443,7 @@ def around_lips(
     upper,lower = mouth.edges(points[:,0])
     return Lips(np.sign(x), np.abs(x)/mouth.half, y-upper, lower-y, y-(upper+lower)/2, upper-lower, above)
 
-# %% ../nbs/04a_sample.ipynb #04-066
+# %% ../nbs/04a_sample.ipynb #04-071
 def corner_pull(
     lips:Lips,
 )->np.ndarray: # [V]
@@ -461,7 +461,7 @@ def closing_shape(
     y -= .0045*np.exp(-((lips.q-1)/.5)**2 - (lips.middle/.018)**2)
     return np.stack([-.0050*corner_pull(lips), y, 0*y], 1)
 
-# %% ../nbs/04a_sample.ipynb #04-068
+# %% ../nbs/04a_sample.ipynb #04-073
 HINGE = np.array([0,.005,-.03]) # m, head space
 
 def jaw_shape(
@@ -481,7 +481,7 @@ def jaw_shape(
     high = beside*(1-arch)*(1-smoothstep(lips.middle/.03))
     return turn*np.where(lips.above, high, low)[:,None]
 
-# %% ../nbs/04a_sample.ipynb #04-070
+# %% ../nbs/04a_sample.ipynb #04-075
 def lip_shapes(
     lips:Lips,
 )->dict: # Name -> [V,3] m for 1 mm
@@ -491,7 +491,7 @@ def lip_shapes(
     lift = np.where(lips.above, .001*np.exp(-(lips.q/.7)**2)*(1-smoothstep(lips.upper/.016)), 0)
     return dict(wide=np.stack([pull, zero, zero], 1), pucker=np.stack([-pull, zero, front], 1), lift=np.stack([zero, lift, zero], 1))
 
-# %% ../nbs/04a_sample.ipynb #04-073
+# %% ../nbs/04a_sample.ipynb #04-078
 def blink_shape(
     points:np.ndarray, # [V,3] m
     eye:Opening,
@@ -512,7 +512,7 @@ def brow_shape(
     y = sum(.001*np.exp(-((points[:,0]-b[0])/.024)**2 - ((points[:,1]-b[1])/.011)**2) for b in brows)
     return np.stack([0*y, y, 0*y], 1)
 
-# %% ../nbs/04a_sample.ipynb #04-074
+# %% ../nbs/04a_sample.ipynb #04-079
 SHAPES = 'close', 'open', 'round', 'wide', 'pucker', 'lift', 'blink', 'brow' # Weights: 0..1 for close and blink, else mm
 
 def build_shapes(
@@ -529,7 +529,7 @@ def build_shapes(
     named['blink'] = sum(blink_shape(points, e, a) for e,a in zip(eyes, above[1:]))
     return np.stack([named[k] for k in SHAPES])
 
-# %% ../nbs/04a_sample.ipynb #04-076
+# %% ../nbs/04a_sample.ipynb #04-081
 CURVES = [(UPPER_LIP,LOWER_LIP), RIGHT_EYE, LEFT_EYE]
 
 def landmark_sides(
@@ -541,7 +541,7 @@ def landmark_sides(
     for side,(up,low) in zip(sides, CURVES): side[up],side[low[1:-1]] = True,False
     return sides
 
-# %% ../nbs/04a_sample.ipynb #04-080
+# %% ../nbs/04a_sample.ipynb #04-085
 def mouth_plane(
     landmarks:np.ndarray, # [478,3] px
     face:np.ndarray,      # [468,3] m
@@ -557,7 +557,7 @@ def mouth_plane(
     flat = unproject(np.c_[x.ravel(),y.ravel()], depth, rest, K)
     return uv, triangles, unproject(uv, depth+.010, rest, K), flat[:,0].reshape(n,n), flat[:,1].reshape(n,n)
 
-# %% ../nbs/04a_sample.ipynb #04-081
+# %% ../nbs/04a_sample.ipynb #04-086
 def teeth_texture(
     image:np.ndarray, # uint8 [n,n,3]
     mouth:Opening,
@@ -573,7 +573,7 @@ def teeth_texture(
     alpha = smoothstep((y-lower-.0006)/.0012)*smoothstep((.95-side)/.12)
     return (colour*(1-gum) + np.float32([150,85,85])*gum).astype(np.float32), alpha.astype(np.float32)
 
-# %% ../nbs/04a_sample.ipynb #04-082
+# %% ../nbs/04a_sample.ipynb #04-087
 def lower_teeth_texture(
     teeth:np.ndarray, # float32 [n,n,3], colour of the upper teeth
     mouth:Opening,
@@ -592,7 +592,7 @@ def lower_teeth_texture(
     alpha = smoothstep((tip-y)/.0010)*smoothstep((.66-side)/.12)*smoothstep((y-lower+.005)/.002)
     return texture(teeth, np.stack([u,v], -1))*.8, alpha.astype(np.float32)
 
-# %% ../nbs/04a_sample.ipynb #04-083
+# %% ../nbs/04a_sample.ipynb #04-088
 def mouth_layers(
     image:np.ndarray, # uint8 [n,n,3]
     mouth:Opening,
@@ -610,7 +610,7 @@ def mouth_layers(
     return [Layer(rgb, a, uv, triangles, points, jaw=jaw, light=light) for (rgb,a),jaw,light in
             zip([(dark,full), low, teeth], (.6,.9,0), ((.5,1), (.4,.85), (.72,.98)))]
 
-# %% ../nbs/04a_sample.ipynb #04-085
+# %% ../nbs/04a_sample.ipynb #04-090
 def eye_layer(
     image:np.ndarray,     # uint8 [n,n,3]
     landmarks:np.ndarray, # [478,3] px
@@ -628,7 +628,7 @@ def eye_layer(
     depth = project(face[curves[0]], rest, K)[1].mean() + .001
     return Layer(image.astype(np.float32), np.ones((n,n), np.float32), uv, triangles, unproject(uv, depth, rest, K))
 
-# %% ../nbs/04a_sample.ipynb #04-087
+# %% ../nbs/04a_sample.ipynb #04-092
 class Puppet(NamedTuple):
     "Everything that does not change from frame to frame"
     size:int                # Frame width and height, px
@@ -644,7 +644,7 @@ class Puppet(NamedTuple):
     shapes:np.ndarray       # [8,V,3] m, at the head's vertices
     face_shapes:np.ndarray  # [8,468,3] m, at the face points
 
-# %% ../nbs/04a_sample.ipynb #04-089
+# %% ../nbs/04a_sample.ipynb #04-094
 def cut_holes(
     head:Layer,
     openings:list, # Mouth, right eye, left eye
@@ -656,7 +656,7 @@ def cut_holes(
     head.rgb = (head.rgb*(1-.38*shadow[...,None])).astype(np.float32)
     return head
 
-# %% ../nbs/04a_sample.ipynb #04-090
+# %% ../nbs/04a_sample.ipynb #04-095
 def build_puppet(
     size=SIZE, # Frame width and height, px
     scale=2,   # Drawn this many times larger
@@ -678,7 +678,7 @@ def build_puppet(
         mouth_layers(image, openings[0], mouth_plane(landmarks, face, rest, K, n)),
         shapes, build_shapes(face, landmark_sides(face, openings), openings, face))
 
-# %% ../nbs/04a_sample.ipynb #04-092
+# %% ../nbs/04a_sample.ipynb #04-097
 class Frame(NamedTuple):
     "One picture and its masks"
     image:np.ndarray # uint8 [S,S,3]
@@ -695,7 +695,7 @@ def drawing_box(
     low,high = xy.min(0)-12*s, np.maximum(xy.max(0), puppet.neck.uv.max(0))+12*s
     return tuple(int(v) for v in np.r_[np.maximum(low//s*s, 0), np.minimum(-(-high//s)*s, n)])
 
-# %% ../nbs/04a_sample.ipynb #04-093
+# %% ../nbs/04a_sample.ipynb #04-098
 def draw_inside(
     puppet:Puppet,
     picture:np.ndarray, # [h,w,3], what is drawn already
@@ -719,7 +719,7 @@ def draw_inside(
     hole = mouth&~covered
     return picture*np.where(hole, 1-(.4-.15*wide)*shade, 1)[...,None], hole, eyes&~covered
 
-# %% ../nbs/04a_sample.ipynb #04-094
+# %% ../nbs/04a_sample.ipynb #04-099
 def render_frame(
     puppet:Puppet,
     viewmat:np.ndarray, # World to camera [4,4]
@@ -737,7 +737,7 @@ def render_frame(
     small = [cv2.resize(o, (puppet.size,)*2, interpolation=cv2.INTER_AREA) for o in (full,*masks)]
     return Frame(small[0].round().clip(0,255).astype(np.uint8), small[1]>.5, small[2]>.5)
 
-# %% ../nbs/04a_sample.ipynb #04-099
+# %% ../nbs/04a_sample.ipynb #04-104
 VISEMES = { # Phones: opening mm, roundness 0..1, wider mm, upper lip mm
     'p b m':               (0, .1, -.5, 0),
     'f v':                 (2, 0, .5, 1),
@@ -760,7 +760,7 @@ def viseme_of(
     "The mouth of a phone; unknown ones get a neutral vowel"
     return next((v for k,v in VISEMES.items() if phone in k.split()), VISEMES['V @ 3 3: I2'])
 
-# %% ../nbs/04a_sample.ipynb #04-101
+# %% ../nbs/04a_sample.ipynb #04-106
 def seal_lips(
     phones:list,  # (phone, start s, end s)
     t:np.ndarray, # [N] s
@@ -773,7 +773,7 @@ def seal_lips(
         gate = np.minimum(gate, smoothstep((np.abs(t-middle)-max((b-a)/2, .03)-.012)/.05))
     return gate
 
-# %% ../nbs/04a_sample.ipynb #04-102
+# %% ../nbs/04a_sample.ipynb #04-107
 def loudness(
     wave:np.ndarray, # [S], 16 kHz
     t:np.ndarray,    # [N] s
@@ -801,7 +801,7 @@ def mouth_track(
     track[:,3] *= gate
     return track.reshape(n, fine, 4)[:n_frames,fine//2-1:fine//2+1].mean(1)
 
-# %% ../nbs/04a_sample.ipynb #04-105
+# %% ../nbs/04a_sample.ipynb #04-110
 def head_motion(
     n_frames:int, # T
     seed=0,
@@ -822,7 +822,7 @@ def blink_track(
     t = np.arange(n_frames)/FPS - np.array(times)[:,None]
     return smoothstep(np.max([np.interp(o, [-.10,-.04,.02,.14], [0,1,1,0]) for o in t], 0))
 
-# %% ../nbs/04a_sample.ipynb #04-106
+# %% ../nbs/04a_sample.ipynb #04-111
 def clip_weights(
     mouth:np.ndarray, # [T,4] from `mouth_track`
     blink:np.ndarray, # [T]
@@ -833,7 +833,7 @@ def clip_weights(
     brow = 1.5*np.maximum(0, np.sin(1.1*np.arange(len(mouth))/FPS))**4
     return np.stack([np.ones(len(mouth)), opening*(1-round_), opening*round_, wide, 5.5*round_, lift, blink, brow], 1)
 
-# %% ../nbs/04a_sample.ipynb #04-108
+# %% ../nbs/04a_sample.ipynb #04-113
 def sample_clip_path()->Path:
     "The shipped clip: 12 s, 256 x 256, 25 fps, with sound"
     return sample_file('sample.mp4')
@@ -846,7 +846,7 @@ def sample_speech()->tuple: # wave [S] float32 at 16 kHz, phones [(phone, start 
     "The sentence of the sample clip and when each of its phones is spoken"
     return load_sound(sample_file('sample_speech.wav')), json.loads(sample_file('sample_phones.json').read_text())['phones']
 
-# %% ../nbs/04a_sample.ipynb #04-109
+# %% ../nbs/04a_sample.ipynb #04-114
 def sample_truth(
     path=None, # Another truth.npz; by default the shipped one
 )->dict:       # viewmats [T,4,4], K [3,3], focal, mouth_opening [T] px, blink [T], masks [T,S,S] bool, phones, ...
@@ -858,7 +858,7 @@ def sample_truth(
     truth['phones'] = [(str(p),a,b) for p,(a,b) in zip(truth.pop('phone_labels'), times)]
     return truth
 
-# %% ../nbs/04a_sample.ipynb #04-114
+# %% ../nbs/04a_sample.ipynb #04-119
 class Moment(NamedTuple):
     "What is known about one frame"
     frame:Frame
@@ -879,7 +879,7 @@ def film_moment(
     opening = parted*np.array([np.linalg.norm(marks[13]-marks[14]), 1000*np.linalg.norm(face[13]-face[14])])
     return Moment(render_frame(puppet, viewmat, weights), viewmat, marks, opening)
 
-# %% ../nbs/04a_sample.ipynb #04-115
+# %% ../nbs/04a_sample.ipynb #04-120
 def save_truth(
     path,           # truth.npz
     moments:list,   # T of `Moment`, frames may be dropped
@@ -897,7 +897,7 @@ def save_truth(
         phone_labels=np.array([p for p,_,_ in phones]), phone_times=np.float32([o[1:] for o in phones]))
     os.replace(tmp, path)
 
-# %% ../nbs/04a_sample.ipynb #04-117
+# %% ../nbs/04a_sample.ipynb #04-122
 def make_sample_clip(
     out_dir,                # Folder for sample.mp4 and truth.npz
     wave=None,              # [S] float32, 16 kHz; by default the shipped sentence
