@@ -19,7 +19,7 @@ from .config import SyncGaussianConfig, course_config
 from .evaluation import LipWatcher, find_sync_pair, find_syncnet, score_video
 from .training import TalkingHead, load_head, read_frames, train
 
-# %% ../nbs/11_synthesis.ipynb #11-008
+# %% ../nbs/11_synthesis.ipynb #11-009
 class SynthesisError(RuntimeError):
     "A head cannot say this; says why"
 
@@ -72,7 +72,7 @@ def hear_pauses(
     if not head.cfg.close_in_silence: return None
     return fit_length(torch.as_tensor(pauses(wave), device=head.viewmats.device), n_frames)
 
-# %% ../nbs/11_synthesis.ipynb #11-011
+# %% ../nbs/11_synthesis.ipynb #11-012
 def there_and_back(
     n:int,           # Frames wanted
     n_recorded:int,  # Frames recorded
@@ -83,7 +83,7 @@ def there_and_back(
     k = (np.arange(n)+start) % (2*n_recorded-2)
     return np.where(k<n_recorded, k, 2*n_recorded-2-k)
 
-# %% ../nbs/11_synthesis.ipynb #11-015
+# %% ../nbs/11_synthesis.ipynb #11-016
 from .gaussians import eval_sh
 from .deformation import deform, fuse
 from .rasterizer import Rendering, rasterize
@@ -108,7 +108,7 @@ def moved_clouds(
     n = max(len(head.face.means), len(head.mouth.means))
     return tuple(torch.cat([filled(x, n, v) for x in pair]) for pair, v in zip(zip(*clouds), (0, 1, 1, 0, 0)))
 
-# %% ../nbs/11_synthesis.ipynb #11-016
+# %% ../nbs/11_synthesis.ipynb #11-017
 class HeadRenderer:
     "A trained head that draws batches of one size, quickly"
     def __init__(self, head:TalkingHead, batch:int=8):
@@ -148,7 +148,7 @@ class HeadRenderer:
         face, mouth = (Rendering(rgb[k:k+B], alpha[k:k+B], None, None) for k in (0, B))
         return (fuse(face, mouth, backdrop/255).clamp(0,1)*255+0.5).to(torch.uint8)
 
-# %% ../nbs/11_synthesis.ipynb #11-020
+# %% ../nbs/11_synthesis.ipynb #11-021
 def all_windows(
     features,    # [T,W,D]
     size:int=8,
@@ -180,7 +180,7 @@ def render_frames(
         frames[:, y0:y1, x0:x1] = draw(hu[s], ave[s], silence[s], i, under).cpu().numpy()
         yield frames
 
-# %% ../nbs/11_synthesis.ipynb #11-025
+# %% ../nbs/11_synthesis.ipynb #11-027
 def backdrop_reader(
     head:TalkingHead,   # From `load_head`
     chunk:int=25,       # Frames decoded at once: from one key frame to the next
@@ -213,7 +213,7 @@ def synthesize(
     out = Path(out); out.parent.mkdir(parents=True, exist_ok=True)
     return write_video(out, frames, fps=25, sound=speech, synthetic=True)
 
-# %% ../nbs/11_synthesis.ipynb #11-030
+# %% ../nbs/11_synthesis.ipynb #11-032
 def pause_scores(
     head:TalkingHead,       # From `load_head`
     clip:Clip,              # Its clip
@@ -237,7 +237,7 @@ def pause_scores(
     p, s = level(quiet), level(~quiet)
     return dict(opening=opening, pause=quiet, pause_opening=p, speech_opening=s, pause_ratio=p/s if s else None)
 
-# %% ../nbs/11_synthesis.ipynb #11-038
+# %% ../nbs/11_synthesis.ipynb #11-040
 def stream(
     head:TalkingHead,   # From `load_head`
     chunks,             # Yields pieces of sound, [S] mono at 16 kHz, of any length
@@ -260,7 +260,7 @@ def stream(
         if (ready := first+len(wave)//640-ahead) > done: yield from say(ready)
     if (ready := first+len(wave)//640) > done: yield from say(ready)
 
-# %% ../nbs/11_synthesis.ipynb #11-043
+# %% ../nbs/11_synthesis.ipynb #11-045
 def _opened(head, clip, device):
     "A head and its own clip, from whatever names them"
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
@@ -294,7 +294,7 @@ def _teacher(head)->list:
     own = head.cfg.use_ave and head.cfg.audio_to_visual=='own'
     return ['This head listens through the shipped audio-visual encoder, which is also half of the sync measure.'] if own else []
 
-# %% ../nbs/11_synthesis.ipynb #11-049
+# %% ../nbs/11_synthesis.ipynb #11-051
 def evaluate_speech(
     head,                 # A `TalkingHead`, or the folder of one
     clip,                 # Its clip, or the folder
@@ -323,7 +323,7 @@ def evaluate_speech(
 
 def _parent(path)->Path: Path(path).parent.mkdir(parents=True, exist_ok=True); return Path(path)
 
-# %% ../nbs/11_synthesis.ipynb #11-054
+# %% ../nbs/11_synthesis.ipynb #11-056
 def comparison(
     rendered:np.ndarray,   # uint8 [T,H,W,3]
     truth:np.ndarray,      # uint8 [T,H,W,3]
@@ -342,7 +342,7 @@ def save_picture(path, image:np.ndarray)->Path:
     Image.fromarray(image).save(temporary, format='png'); os.replace(temporary, path)
     return path
 
-# %% ../nbs/11_synthesis.ipynb #11-058
+# %% ../nbs/11_synthesis.ipynb #11-061
 def demo(
     out_dir='out/demo',             # Where everything goes
     cfg:SyncGaussianConfig=None,    # Default: `course_config()`
