@@ -26,3 +26,11 @@ def test_notebook_shape(path):
     assert 'video/mp4' not in text and 'plotly.js v' not in text
     first = ''.join(json.loads(text)['cells'][0]['source'])
     assert re.match(r'# \S.*\n+> \S', first), 'cell 1 is "# Title" and "> one line"'
+
+@pytest.mark.parametrize('path', notebooks, ids=lambda p: p.stem)
+def test_notebook_prose(path):
+    "Pictures that the prose shows are there, and folded solutions begin with the empty line without which JupyterLab shows raw markdown"
+    prose = [''.join(c['source']) for c in json.loads(path.read_text(encoding='utf-8'))['cells'] if c['cell_type']=='markdown']
+    for text in prose:
+        for link in re.findall(r'!\[[^]]*\]\(([^)#:]+)\)', text): assert (path.parent/link).is_file(), f'{path.name} shows {link}, which is not there'
+        for body in re.findall(r'</summary>(.*?)</details>', text, re.S): assert body.startswith('\n\n') and body.count('```')%2==0, body[:80]
