@@ -15,7 +15,7 @@ import torch
 from . import __version__
 from .config import ABLATIONS, EXTRACTORS, PRESETS, SyncGaussianConfig, ablate, course_config, override
 
-# %% ../nbs/12_ablations.ipynb #12-007
+# %% ../nbs/12_ablations.ipynb #12-008
 class AblationError(ValueError): "Rows that cannot stand in one table; says why"
 
 def row_folder(out_dir, row:str, seed:int)->Path:
@@ -62,14 +62,14 @@ def run_row(
     write_json(folder/'scores.json', scores)
     return scores
 
-# %% ../nbs/12_ablations.ipynb #12-009
+# %% ../nbs/12_ablations.ipynb #12-010
 def try_row(clip_dir, out_dir, cfg, row:str, seed:int, *args, **options)->dict:
     "`run_row`, or the row, the seed and what went wrong"
     try: return run_row(clip_dir, out_dir, cfg, row, seed, *args, **options)
     except AblationError: raise
     except Exception as e: return dict(row=row, seed=seed, error=str(e) if type(e).__module__.startswith('syncgaussian') else f'{type(e).__name__}: {e}')
 
-# %% ../nbs/12_ablations.ipynb #12-012
+# %% ../nbs/12_ablations.ipynb #12-013
 def prepare_rows(clip, configs:list, device:str):
     "Make what rows share, so that two of them never write the same file. An extractor that cannot be had is left to its row to report"
     from syncgaussian.speech import SpeechError, add_features
@@ -118,7 +118,7 @@ def other_rows(results:list, out_dir, cfg:SyncGaussianConfig)->list:
         if same and (r['row'], r['seed']) not in have: found.append(r)
     return found
 
-# %% ../nbs/12_ablations.ipynb #12-015
+# %% ../nbs/12_ablations.ipynb #12-016
 COLUMNS = dict(psnr='PSNR (dB) ↑', psnr_head='PSNR head ↑', lpips='LPIPS ↓', ssim='SSIM ↑', lmd='LMD (px at 512) ↓', bse_l='BSE-L ↓', mouth_correlation='mouth r ↑',
     sync_confidence='sync confidence ↑', sync_distance='sync distance ↓', sync_offset='sync offset (frames)', sync_c='Sync-C ↑', sync_e='Sync-E ↓', seconds='training (s)')
 
@@ -150,7 +150,7 @@ def _failures(results)->list:
     failed = [f"* {r['row']}, seed {r['seed']}: {r['error']}" for r in results if 'error' in r]
     return ['', 'Not finished:', '', *failed] if failed else []
 
-# %% ../nbs/12_ablations.ipynb #12-018
+# %% ../nbs/12_ablations.ipynb #12-019
 PAPER_TABLE_6 = {'w/o stable initialization':(33.66, 2.508, 6.955), 'w/o a_ave':(35.07, 2.597, 6.080), 'w/o a_hu':(35.13, 2.546, 7.222),
     'w/o sync adaption':(35.06, 2.547, 6.974), 'w/o L_ah':(35.19, 2.514, 7.270), 'SyncGaussian':(35.21, 2.499, 7.446)} # PSNR, LMD, Sync-C
 PAPER_TABLE_4 = {'DeepSpeech':(5.612, 8.452), 'Wav2Vec 2.0':(5.776, 8.129), 'HuBERT':(6.080, 7.926)} # Sync-C, Sync-E
@@ -169,7 +169,7 @@ def ablation_report(results:list)->str:
         if rows & names: parts += [f'## The paper, Table {number} (other people, full schedule: not comparable in value)', paper_table(number)]
     return '\n\n'.join(parts)+'\n'
 
-# %% ../nbs/12_ablations.ipynb #12-021
+# %% ../nbs/12_ablations.ipynb #12-022
 def plot_ablations(
     results:list,
     columns=('psnr', 'lpips', 'lmd', 'sync_confidence'),
@@ -189,7 +189,7 @@ def plot_ablations(
     axes[0,0].set_yticks(range(len(rows)), rows); axes[0,0].invert_yaxis()
     return fig
 
-# %% ../nbs/12_ablations.ipynb #12-023
+# %% ../nbs/12_ablations.ipynb #12-024
 def changed_settings(cfg:SyncGaussianConfig)->dict:
     "Fields that differ from the preset: a shortened schedule shows here"
     usual = PRESETS[cfg.preset]().to_dict()

@@ -11,7 +11,7 @@ import argparse, json, sys
 from pathlib import Path
 from . import __version__
 
-# %% ../nbs/13_cli.ipynb #13-006
+# %% ../nbs/13_cli.ipynb #13-007
 def _config(a, clip=None):
     "Preset, ablation row and --set overrides of a command line -> config"
     from syncgaussian.config import PRESETS, ablate, override
@@ -106,7 +106,7 @@ def run_assets(a):
     for row in list_assets(): print(f"{row['name']:<18} {'here' if row['present'] else 'absent':<7} {row['licence']}\n    {row['path'] or row['source']}")
     if missing := check_system_libraries(): print(missing)
 
-# %% ../nbs/13_cli.ipynb #13-008
+# %% ../nbs/13_cli.ipynb #13-009
 def _parser():
     "All commands and their arguments"
     p = argparse.ArgumentParser(prog='syncgaussian', description='One talking video in, a talking head of 3D Gaussians out')
@@ -171,7 +171,7 @@ def _ablate_arguments(s):
     s.add_argument('--jobs', type=int, default=1, help='rows trained at the same time')
     _config_arguments(s); _scoring_arguments(s)
 
-# %% ../nbs/13_cli.ipynb #13-011
+# %% ../nbs/13_cli.ipynb #13-012
 def is_ours(e:Exception)->bool:
     "Is this one of the library's own errors (or the file system's), whose text is meant for the user?"
     return type(e).__module__.startswith('syncgaussian.') or isinstance(e, OSError)

@@ -13,7 +13,7 @@ import torch, torch.nn.functional as F
 from torch import nn, Tensor
 from .rasterizer import Rendering
 
-# %% ../nbs/08_deformation.ipynb #08-007
+# %% ../nbs/08_deformation.ipynb #08-008
 def plane_levels(
     levels:int,   # Number of levels, L
     base:float,   # Resolution of the first level, cells across the cube
@@ -24,7 +24,7 @@ def plane_levels(
     scales = [base*growth**l - 1 for l in range(levels)]
     return scales, [math.ceil(s-1e-9)+2 for s in scales]
 
-# %% ../nbs/08_deformation.ipynb #08-012
+# %% ../nbs/08_deformation.ipynb #08-014
 PRIME = 2654435761 # The multiplier of instant-ngp's spatial hash
 
 def hash_nodes(
@@ -35,7 +35,7 @@ def hash_nodes(
     "Two whole numbers become one slot of a table"
     return (column ^ (row*PRIME & 0xffffffff)) % size
 
-# %% ../nbs/08_deformation.ipynb #08-014
+# %% ../nbs/08_deformation.ipynb #08-016
 def read_table(
     tables:Tensor, # Values [P,L,S]: planes, levels, slots
     at:Tensor,     # Places in units of nodes [P,L,N,2]
@@ -46,7 +46,7 @@ def read_table(
     look = lambda dx,dy: tables.gather(-1, hash_nodes(x+dx, y+dy, tables.shape[-1]))
     return (look(0,0)*(1-fx) + look(1,0)*fx)*(1-fy) + (look(0,1)*(1-fx) + look(1,1)*fx)*fy
 
-# %% ../nbs/08_deformation.ipynb #08-019
+# %% ../nbs/08_deformation.ipynb #08-021
 class TriPlaneHash(nn.Module):
     "Three planes (xy, yz, xz) of several resolutions: a place becomes 3L numbers (H of the paper, Eq. 5)"
     def __init__(self,
@@ -85,7 +85,7 @@ class TriPlaneHash(nn.Module):
         at = pairs*(self.dense_scale*(2/(side-1))) + (1/(side-1) - 1) # node 0 is -1, the last node is 1
         return F.grid_sample(self.planes, at.flatten(0,1)[:,None], align_corners=True).view(3, len(self.dense_scale), pairs.shape[2])
 
-# %% ../nbs/08_deformation.ipynb #08-036
+# %% ../nbs/08_deformation.ipynb #08-038
 def mlp(
     *sizes,     # Widths, input first
 )->nn.Sequential:
@@ -93,7 +93,7 @@ def mlp(
     layers = [m for i,o in zip(sizes, sizes[1:]) for m in (nn.Linear(i, o, bias=False), nn.ReLU())]
     return nn.Sequential(*layers[:-1])
 
-# %% ../nbs/08_deformation.ipynb #08-037
+# %% ../nbs/08_deformation.ipynb #08-039
 class RegionAttention(nn.Module):
     "From a place: how much it listens to each channel of speech and of expression"
     def __init__(self,
@@ -110,7 +110,7 @@ class RegionAttention(nn.Module):
     )->tuple:     # Weights for speech [N,audio_dim] and for expression [N,expression_dim], the latter >= 0
         return 1+self.audio(f), (1+self.expression(f)).relu()
 
-# %% ../nbs/08_deformation.ipynb #08-041
+# %% ../nbs/08_deformation.ipynb #08-043
 def conditioned_linear(
     weight:Tensor,         # Matrix of the layer [H,F+C]
     f:Tensor,              # What depends on the point [N,F]
@@ -123,7 +123,7 @@ def conditioned_linear(
     if attention is None: return still + (condition @ w_c.T)[:,None]
     return torch.baddbmm(still, attention.expand(len(condition), -1, -1), (w_c*condition[:,None]).mT)
 
-# %% ../nbs/08_deformation.ipynb #08-046
+# %% ../nbs/08_deformation.ipynb #08-048
 class Motion(NamedTuple):
     "What moves N Gaussians in B frames"
     d_means:Tensor        # [B,N,3], m
@@ -131,7 +131,7 @@ class Motion(NamedTuple):
     d_scales:Tensor=None  # [B,N,3], added to the logarithm
     attention:Tensor=None # [B,N,2]: how strongly a point listens to speech and to expression
 
-# %% ../nbs/08_deformation.ipynb #08-048
+# %% ../nbs/08_deformation.ipynb #08-050
 class FaceMotionField(nn.Module):
     "Speech and upper-face expression move, turn and stretch the Gaussians of the face (paper, Eq. 5)"
     def __init__(self,
@@ -175,7 +175,7 @@ class FaceMotionField(nn.Module):
         strength = torch.stack([heard.norm(dim=-1), seen.norm(dim=-1)], -1).float()
         return Motion(h[...,:3]*1e-2, h[...,3:7], h[...,7:], strength.expand(len(a), -1, -1))
 
-# %% ../nbs/08_deformation.ipynb #08-053
+# %% ../nbs/08_deformation.ipynb #08-055
 class MouthMotionField(nn.Module):
     "Speech moves the Gaussians inside the mouth, mostly up and down (paper 3.4)"
     def __init__(self,
@@ -201,7 +201,7 @@ class MouthMotionField(nn.Module):
         h = self.rest(conditioned_linear(self.first.weight, f, a))
         return Motion(h.float()*self.reach)
 
-# %% ../nbs/08_deformation.ipynb #08-056
+# %% ../nbs/08_deformation.ipynb #08-058
 def deform(
     gaussians,          # Canonical `Gaussians`, N of them
     motion:Motion=None, # What a field answered for B frames; None: the canonical cloud, B=1
@@ -212,7 +212,7 @@ def deform(
     return (gaussians.means + motion.d_means, moved(gaussians.quats, motion.d_quats),
             moved(gaussians.log_scales, motion.d_scales).exp())
 
-# %% ../nbs/08_deformation.ipynb #08-074
+# %% ../nbs/08_deformation.ipynb #08-078
 def fuse(
     face:Rendering,  # The face: rgb [B,H,W,3] (alpha-weighted), alpha [B,H,W,1]
     mouth:Rendering, # The inside of the mouth, behind the face

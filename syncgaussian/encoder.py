@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch, torch.nn as nn, torch.nn.functional as F
 from torch import Tensor
 
-# %% ../nbs/07_encoder.ipynb #07-010
+# %% ../nbs/07_encoder.ipynb #07-011
 def windows(
     features:Tensor, # [T,W,D]
     idx:Tensor,      # Frames [B]
@@ -24,7 +24,7 @@ def windows(
     inside = (i >= 0) & (i < len(features))
     return features[i.clamp(0, len(features) - 1)]*inside[:,:,None,None].to(features.dtype)
 
-# %% ../nbs/07_encoder.ipynb #07-014
+# %% ../nbs/07_encoder.ipynb #07-015
 class Standardise(nn.Module):
     "Each channel's own mean and spread taken out; does nothing until `fit`"
     def __init__(self, dim):
@@ -65,7 +65,7 @@ class VisualNet(nn.Module):
         "Each frame on its own"
         return self.fc(self.standardise(ave).flatten(2))
 
-# %% ../nbs/07_encoder.ipynb #07-018
+# %% ../nbs/07_encoder.ipynb #07-019
 @torch.no_grad()
 def start_at_unit_size(
     net,             # TextNet or VisualNet
@@ -78,7 +78,7 @@ def start_at_unit_size(
     size, last = y.std(0).square().mean().sqrt() + 1e-6, net.fc[-1]
     last.weight.div_(size); last.bias.sub_(y.mean(0)).div_(size)
 
-# %% ../nbs/07_encoder.ipynb #07-022
+# %% ../nbs/07_encoder.ipynb #07-023
 class SyncEncoder(nn.Module):
     "Conv1d over the frames, LayerNorm, LeakyReLU (Figure 3); starts as a gate around one"
     def __init__(self, dim=32, spread=.5):
@@ -110,7 +110,7 @@ class SyncAdaption(nn.Module):
             x = gates[-1]*x
         return x, gates
 
-# %% ../nbs/07_encoder.ipynb #07-028
+# %% ../nbs/07_encoder.ipynb #07-030
 class MatchAttention(nn.Module):
     "Match-ATT: 8 frames become one by weights that the frames themselves decide"
     def __init__(self, dim=32, window=8):
@@ -126,7 +126,7 @@ class MatchAttention(nn.Module):
         weights = self.linear(self.convs(x.transpose(1, 2))[:,0]).softmax(-1)
         return (weights[:,None]@x)[:,0], weights
 
-# %% ../nbs/07_encoder.ipynb #07-032
+# %% ../nbs/07_encoder.ipynb #07-034
 class EncoderOutput(NamedTuple):
     "What the encoder computes; only `a` and `a_ave` are needed outside"
     a:Tensor                      # Adaptive speech feature [B,32]
@@ -146,7 +146,7 @@ def alignment_loss(
     if a_ave is None: return a.new_zeros(())
     return 1 - F.cosine_similarity(a, a_ave.detach() if stop_gradient else a_ave, dim=-1).mean()
 
-# %% ../nbs/07_encoder.ipynb #07-033
+# %% ../nbs/07_encoder.ipynb #07-035
 class SyncEnhancedEncoder(nn.Module):
     "Speech features of 8 frames -> the adaptive speech feature a (paper 3.2, Figure 3)"
     def __init__(self,
@@ -212,7 +212,7 @@ class SyncEnhancedEncoder(nn.Module):
         "L_ah with this encoder's stop-gradient switch (Eq. 4)"
         return alignment_loss(out.a, out.a_ave, self.stop_gradient)
 
-# %% ../nbs/07_encoder.ipynb #07-060
+# %% ../nbs/07_encoder.ipynb #07-066
 def encoder_summary(
     encoder:SyncEnhancedEncoder,
     hu:Tensor,  # Audio-to-text features [T,W,D]
@@ -235,10 +235,10 @@ def plot_encoder(
     fig, axes = plt.subplots(1, 2, figsize=(8, 2.2), dpi=72, layout='constrained')
     axes[0].axis('off')
     axes[0].table([[k, 'x'.join(map(str, s)), f'{n:,}'] for k,(s,n) in summary.items()], colLabels=['part', 'output', 'parameters'], loc='center')
-    axes[1].imshow(out.a.T, aspect='auto', cmap='RdBu'); axes[1].set(xlabel='frame', ylabel='a')
+    axes[1].imshow(out.a.T, aspect='auto', cmap='RdBu'); axes[1].set(xlabel='frame', ylabel='channel of a')
     return fig
 
-# %% ../nbs/07_encoder.ipynb #07-062
+# %% ../nbs/07_encoder.ipynb #07-069
 SWITCHES = ('use_hu', 'use_ave', 'use_sync_adaption', 'shared_match_attention', 'stop_gradient')
 
 def encoder_board(

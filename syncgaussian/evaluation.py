@@ -21,7 +21,7 @@ from .metrics import blendshape_error, landmark_distance, score_frames
 from .speech import SpeechError, ave_features, lip_features, load_sync_pair, mouth_crops, sync_scores
 from .syncnet import face_squares, load_syncnet, syncnet_crops, syncnet_lips, syncnet_scores, syncnet_sounds
 
-# %% ../nbs/09b_evaluation.ipynb #09-008
+# %% ../nbs/09b_evaluation.ipynb #09-009
 class EvaluationError(ValueError): "A video cannot be compared with a clip; says why and what to do"
 
 class SyncPair(NamedTuple):
@@ -44,7 +44,7 @@ def find_sync_pair(
     if not file.is_file(): raise SpeechError(f'There is no trained sync pair {file}: train one with train_audio_visual_encoder.')
     return _read_pair(str(file), file.stat().st_mtime_ns), ''
 
-# %% ../nbs/09b_evaluation.ipynb #09-010
+# %% ../nbs/09b_evaluation.ipynb #09-011
 SYNC_NAMES = ('sync_confidence', 'sync_distance', 'sync_offset')
 
 @torch.no_grad()
@@ -68,7 +68,7 @@ def sync_numbers(
     s = sync_scores(sound, lips, shifts)
     return dict(zip(SYNC_NAMES, (s.confidence, s.distance, s.offset))) | dict(sync_shifts=shifts)
 
-# %% ../nbs/09b_evaluation.ipynb #09-018
+# %% ../nbs/09b_evaluation.ipynb #09-019
 class Seen(NamedTuple):
     "What a landmark detector makes of frames"
     landmarks:np.ndarray   # [T,478,3] px
@@ -93,7 +93,7 @@ def crop_note(seen:Seen)->str:
     if found == n: return f'Mouth crops by landmarks detected on the {n} made frames.'
     return f"Mouth crops by landmarks detected on {found} of {n} made frames, by the recording's on the others."
 
-# %% ../nbs/09b_evaluation.ipynb #09-022
+# %% ../nbs/09b_evaluation.ipynb #09-023
 def mouth_scores(
     seen:Seen,         # Of the made frames
     clip:Clip,
@@ -108,7 +108,7 @@ def mouth_scores(
     r = float(np.corrcoef(opening(a), opening(b))[0,1]) if moved else None
     return dict(lmd=float(landmark_distance(a, b, clip.size))) | blendshape_error(seen.blendshapes[k], clip.blendshapes[idx][k]) | dict(mouth_correlation=r, lmd_frames=int(k.sum()))
 
-# %% ../nbs/09b_evaluation.ipynb #09-025
+# %% ../nbs/09b_evaluation.ipynb #09-026
 SYNCNET_NOTE = 'Sync-C and Sync-E on faces cut out by landmarks (the published pipeline finds them with S3FD).'
 
 def find_syncnet(device='cpu')->tuple: # (SyncNet or None, a sentence). Raises SyncNetError where the user's file is another one
@@ -143,7 +143,7 @@ def pair_note(pair, scores:dict)->list:
     if not scores['sync_shifts']: return ['No sync measure: too few frames for shifts of five to either side (15 are needed, 35 for the full 15).']
     return [f"Sync measure over shifts of {scores['sync_shifts']} frames to either side, weights {pair.sha256}."]
 
-# %% ../nbs/09b_evaluation.ipynb #09-028
+# %% ../nbs/09b_evaluation.ipynb #09-029
 def through_mp4(
     frames:np.ndarray, # uint8 [T,H,W,3]
     crf=23,            # x264's own default quality
@@ -177,7 +177,7 @@ def score_video(
     scores |= made | {f'{k}_recording':v for k,v in real.items() if k!='sync_shifts'} | dict(sync_weights=pair.sha256 if pair else None)
     return scores | dict(n_frames=len(idx), notes=notes+[crop_note(seen), *([why] if why else []), *pair_note(pair, made), why_net])
 
-# %% ../nbs/09b_evaluation.ipynb #09-037
+# %% ../nbs/09b_evaluation.ipynb #09-038
 class Film(NamedTuple):
     "Frames somewhere on disk"
     path:Path
@@ -213,7 +213,7 @@ def open_film(
     n = sum(1 for _ in frames)
     return Film(path, n, fps or (round(info.fps, 3) if info else FPS), lambda wanted: _pick_video(path, wanted))
 
-# %% ../nbs/09b_evaluation.ipynb #09-038
+# %% ../nbs/09b_evaluation.ipynb #09-039
 class Aligned(NamedTuple):
     "Which frame of a film stands for which frame of a clip"
     source:np.ndarray # [T] frames of the film
@@ -240,7 +240,7 @@ def align(
     source = np.minimum(((idx-offset+.5)*film.fps/FPS).astype(int), film.n-1)
     return Aligned(source, idx, notes)
 
-# %% ../nbs/09b_evaluation.ipynb #09-041
+# %% ../nbs/09b_evaluation.ipynb #09-042
 def fit_size(
     image:np.ndarray, # uint8 [h,w,3], square
     size:int,         # px
@@ -270,7 +270,7 @@ def evaluate_frames(
     scores = score_video(np.stack([pictures[k] for k in place.source]), clip, place.idx, None, landmarks, compressed, pair, device, batch)
     return scores | dict(notes=place.notes+resized+scores['notes'])
 
-# %% ../nbs/09b_evaluation.ipynb #09-046
+# %% ../nbs/09b_evaluation.ipynb #09-047
 class LipWatcher:
     "Collects the lips' vectors of a video while it is being made"
     def __init__(self,

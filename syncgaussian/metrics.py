@@ -19,7 +19,7 @@ from torch import nn, Tensor
 from .assets import fetch_asset
 from .clip import BLENDSHAPES
 
-# %% ../nbs/09_metrics.ipynb #09-006
+# %% ../nbs/09_metrics.ipynb #09-007
 class MetricError(ValueError): "Two things that cannot be compared"
 
 def _check(x, y):
@@ -38,7 +38,7 @@ def crop_box(
         raise MetricError(f'the box {(x0,y0,x1,y1)} leaves the picture of {x.shape[2]}x{x.shape[1]} px')
     return x[:, y0:y1, x0:x1]
 
-# %% ../nbs/09_metrics.ipynb #09-010
+# %% ../nbs/09_metrics.ipynb #09-011
 def psnr(
     x:Tensor,         # Pictures [B,H,W,3] in [0,1]
     y:Tensor,         # Truth, the same shape
@@ -52,7 +52,7 @@ def psnr(
     m = crop_box(mask[...,None], box)[...,0].to(error)
     return -10*((error*m).sum((1,2))/m.sum((1,2))).log10()
 
-# %% ../nbs/09_metrics.ipynb #09-016
+# %% ../nbs/09_metrics.ipynb #09-017
 WINDOW, SIGMA, C1, C2 = 11, 1.5, 0.01**2, 0.03**2 # Wang et al. 2004, for pictures in [0,1]
 
 @lru_cache
@@ -72,7 +72,7 @@ def blur(
     x = F.conv2d(x, w.view(1,1,-1,1).expand(n,-1,-1,-1), padding=(pad,0), groups=n)
     return F.conv2d(x, w.view(1,1,1,-1).expand(n,-1,-1,-1), padding=(0,pad), groups=n)
 
-# %% ../nbs/09_metrics.ipynb #09-020
+# %% ../nbs/09_metrics.ipynb #09-021
 def _layout(x): return x.contiguous(memory_format=torch.contiguous_format if x.is_cuda else torch.channels_last)
 
 class _SSIM(torch.autograd.Function):
@@ -97,7 +97,7 @@ class _SSIM(torch.autograd.Function):
         d_mean,d_square,d_product = d.permute(0,2,3,1).split(3, -1)
         return d_mean + 2*x*d_square + y*d_product, None
 
-# %% ../nbs/09_metrics.ipynb #09-021
+# %% ../nbs/09_metrics.ipynb #09-022
 def ssim_map(
     x:Tensor, # Pictures [B,H,W,3] in [0,1], at least 11x11 px; gradients flow to these only
     y:Tensor, # Truth
@@ -122,7 +122,7 @@ def ssim(
     m = crop_box(mask[...,None], box)[:, r:-r, r:-r, 0].to(s)
     return (s.mean(1)*m).sum((1,2))/m.sum((1,2)).clamp(min=1e-8)
 
-# %% ../nbs/09_metrics.ipynb #09-027
+# %% ../nbs/09_metrics.ipynb #09-028
 def dssim_loss(
     x:Tensor,         # Pictures [B,H,W,3] in [0,1]
     y:Tensor,         # Truth
@@ -132,7 +132,7 @@ def dssim_loss(
     "1 - SSIM, averaged over the batch"
     return 1 - ssim(x, y, box, mask).mean()
 
-# %% ../nbs/09_metrics.ipynb #09-030
+# %% ../nbs/09_metrics.ipynb #09-031
 class LPIPS(nn.Module):
     "LPIPS 0.1 with AlexNet (the `lpips` package) for pictures [B,H,W,3] in [0,1]"
     def __init__(self,
@@ -159,7 +159,7 @@ class LPIPS(nn.Module):
         if min(x.shape[1:3]) < 32: raise MetricError(f'LPIPS needs at least 32x32 px, got {x.shape[2]}x{x.shape[1]}')
         return self.net(*(o.permute(0,3,1,2)*2-1 for o in (x,y))).flatten()
 
-# %% ../nbs/09_metrics.ipynb #09-031
+# %% ../nbs/09_metrics.ipynb #09-032
 @lru_cache
 def _lpips_on(device): return LPIPS().to(device)
 
@@ -177,7 +177,7 @@ def lpips_distance(
     "LPIPS (AlexNet) of each picture"
     return lpips_model(x.device)(crop_box(x, box), crop_box(y, box))
 
-# %% ../nbs/09_metrics.ipynb #09-036
+# %% ../nbs/09_metrics.ipynb #09-037
 def patches(
     x:Tensor,      # Pictures [B,H,W,C]
     size:int,      # Side of a patch, px
@@ -201,7 +201,7 @@ def patch_lpips(
     dy,dx = (int(torch.randint(n%size+1, ())) for n in x.shape[1:3])
     return lpips_model(x.device)(patches(x, size, dy, dx), patches(y, size, dy, dx)).mean()
 
-# %% ../nbs/09_metrics.ipynb #09-040
+# %% ../nbs/09_metrics.ipynb #09-042
 def reconstruction_loss(
     x:Tensor,         # Pictures [B,H,W,3] in [0,1]
     y:Tensor,         # Truth (masked to the branch)
@@ -214,7 +214,7 @@ def reconstruction_loss(
 
 canonical_loss = reconstruction_loss
 
-# %% ../nbs/09_metrics.ipynb #09-042
+# %% ../nbs/09_metrics.ipynb #09-044
 def deformation_loss(
     x:Tensor,         # Pictures [B,H,W,3] in [0,1]
     y:Tensor,         # Truth (masked to the branch)
@@ -225,7 +225,7 @@ def deformation_loss(
     "L1 + lambda1 D-SSIM + lambda2 L_ah (paper, Eq. 8)"
     return reconstruction_loss(x, y, lambda_dssim) + lambda_ah*l_ah
 
-# %% ../nbs/09_metrics.ipynb #09-044
+# %% ../nbs/09_metrics.ipynb #09-046
 def finetune_loss(
     x:Tensor,         # Fused pictures [B,H,W,3] in [0,1]
     y:Tensor,         # Recorded frames
@@ -236,7 +236,7 @@ def finetune_loss(
     "L1 + lambda1 D-SSIM + lambda3 LPIPS (paper, Eq. 9)"
     return reconstruction_loss(x, y, lambda_dssim) + lambda_lpips*lpips
 
-# %% ../nbs/09_metrics.ipynb #09-049
+# %% ../nbs/09_metrics.ipynb #09-052
 MOUTH_LANDMARKS = (61,40,37,0,267,270,291,321,314,17,84,91, 78,81,13,311,308,402,14,178) # Outer contour, inner contour
 
 def landmark_distance(
@@ -255,7 +255,7 @@ def landmark_distance(
     a,b = (o-o.mean(1, keepdims=True) for o in (a,b))
     return float(np.linalg.norm(a-b, axis=-1).mean()*512/size)
 
-# %% ../nbs/09_metrics.ipynb #09-056
+# %% ../nbs/09_metrics.ipynb #09-060
 AU_LOWER, AU_UPPER = (10,12,14,15,17,20,23,25,26), (1,2,4,5,6,7,9,45)
 
 def read_action_units(
@@ -279,7 +279,7 @@ def au_error(
     total = lambda units: float(sum(np.square(a[u]-b[u]).mean() for u in units))
     return dict(aue_l=total(AU_LOWER), aue_u=total(AU_UPPER))
 
-# %% ../nbs/09_metrics.ipynb #09-058
+# %% ../nbs/09_metrics.ipynb #09-062
 def _named(*starts): return tuple(i for i,n in enumerate(BLENDSHAPES) if n.startswith(starts))
 LOWER_BLENDSHAPES = _named('jaw', 'mouth')
 UPPER_BLENDSHAPES = _named('brow', 'eyeBlink', 'eyeSquint', 'eyeWide', 'cheekSquint', 'noseSneer') # Gaze is left out, as in action units
@@ -294,7 +294,7 @@ def blendshape_error(
     error = np.square(a-b).mean(0)
     return dict(bse_l=float(error[list(LOWER_BLENDSHAPES)].sum()), bse_u=float(error[list(UPPER_BLENDSHAPES)].sum()))
 
-# %% ../nbs/09_metrics.ipynb #09-062
+# %% ../nbs/09_metrics.ipynb #09-066
 class SyncScores(NamedTuple):
     "What sliding lips against sound tells"
     confidence:float # Median over shifts minus the smallest mean distance (Sync-C, with SyncNet's vectors)
@@ -314,7 +314,7 @@ def sync_scores(
     d = torch.stack([(lips[max(0,s):t+min(0,s)] - sound[max(0,-s):t-max(0,s)]).norm(dim=-1).mean() for s in shifts])
     return SyncScores((d.median()-d.min()).item(), d.min().item(), shifts[int(d.argmin())])
 
-# %% ../nbs/09_metrics.ipynb #09-081
+# %% ../nbs/09_metrics.ipynb #09-086
 def _float_pictures(frames, device):
     x = torch.stack([torch.as_tensor(np.ascontiguousarray(o)) if isinstance(o, np.ndarray) else o for o in frames]).to(device)
     return x.float()/255 if x.dtype == torch.uint8 else x.float()

@@ -26,7 +26,7 @@ import torch, torch.nn as nn, torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-# %% ../nbs/06_speech.ipynb #06-007
+# %% ../nbs/06_speech.ipynb #06-008
 def cut(
     wave:np.ndarray, # [S]
     start:int,       # First sample, may be negative
@@ -37,7 +37,7 @@ def cut(
     if b <= a: return np.zeros(length, np.float32)
     return np.pad(wave[a:b], (a - start, start + length - b))
 
-# %% ../nbs/06_speech.ipynb #06-008
+# %% ../nbs/06_speech.ipynb #06-009
 SPEECH_RATE = 16000 # samples a second, everywhere
 FPS = 25            # video frames a second, everywhere
 LEVEL = 10**(-23/20) # the loudness that speech is brought to, -23 dB of full scale
@@ -70,7 +70,7 @@ def fit_length(
     wave = check_speech(wave)
     return cut(wave, 0, (n or n_frames(len(wave)))*SAMPLES)
 
-# %% ../nbs/06_speech.ipynb #06-013
+# %% ../nbs/06_speech.ipynb #06-014
 def frame_power(
     wave:np.ndarray, # [S]
 )->np.ndarray:       # Mean square of each frame's samples [T]
@@ -95,7 +95,7 @@ def speech_gain(
     loud = power[power >= np.quantile(power, .95)*1e-3].mean()
     return np.float32(1 if loud < 1e-12 else 10**(level/20)/math.sqrt(loud))
 
-# %% ../nbs/06_speech.ipynb #06-017
+# %% ../nbs/06_speech.ipynb #06-018
 def speech_activity(
     wave,          # 16 kHz mono samples [S]
     softness=3.,   # dB over which silence turns into speech
@@ -108,7 +108,7 @@ def speech_activity(
     smooth = np.convolve(np.pad(db, 1, mode='edge'), [.25, .5, .25], 'valid')
     return (1/(1 + np.exp(-(smooth - limit)/softness))).astype(np.float32)
 
-# %% ../nbs/06_speech.ipynb #06-022
+# %% ../nbs/06_speech.ipynb #06-023
 def pauses(
     wave,       # 16 kHz mono samples [S]
     least=.25,  # Seconds that a silence must last
@@ -125,7 +125,7 @@ def pauses(
         out[a:b] = np.minimum(np.minimum(starts, ends), 1)
     return out
 
-# %% ../nbs/06_speech.ipynb #06-027
+# %% ../nbs/06_speech.ipynb #06-028
 def mel_filters(
     n_mels:int, # Number of triangles
     n_fft:int,  # Samples in a Fourier window
@@ -149,7 +149,7 @@ def spectrogram(
     "Short-time Fourier magnitudes, no padding"
     return torch.stft(wave, n_fft, hop, window=torch.hann_window(n_fft, device=wave.device), center=False, return_complex=True).abs()
 
-# %% ../nbs/06_speech.ipynb #06-031
+# %% ../nbs/06_speech.ipynb #06-032
 PAD = 200 # samples of context on both sides: half a Fourier window of Whisper, half a receptive field of HuBERT
 
 def whisper_mel(
@@ -161,7 +161,7 @@ def whisper_mel(
     power = filters@spectrogram(wave, 400, 160)[...,:-1].square()
     return (power.clamp(min=1e-10).log10().clamp(min=top - 8) + 4)/4
 
-# %% ../nbs/06_speech.ipynb #06-033
+# %% ../nbs/06_speech.ipynb #06-034
 class MelModel(nn.Module):
     "No model at all: log-mel rows, the baseline of every speech feature"
     dim, rate, seconds = 80, 100, 4.
@@ -183,7 +183,7 @@ class WhisperModel(nn.Module):
 
     def forward(self, wave): return self.encoder(whisper_mel(wave, self.filters))[0] - self.imprint
 
-# %% ../nbs/06_speech.ipynb #06-035
+# %% ../nbs/06_speech.ipynb #06-036
 def babble(
     seconds:float, # Length
     rng,           # numpy Generator
@@ -206,7 +206,7 @@ def remove_imprint(
     model.imprint.copy_(mean - mean.mean(0))
     return model
 
-# %% ../nbs/06_speech.ipynb #06-037
+# %% ../nbs/06_speech.ipynb #06-038
 class RecordingNorm(nn.Module):
     "A channel norm whose mean and spread come from the whole recording instead of one window"
     def __init__(self, norm): super().__init__(); self.norm, self.stats = norm, None
@@ -236,7 +236,7 @@ class WaveModel(nn.Module):
         out = self.encoder(wave/LEVEL, output_hidden_states=self.layer is not None)
         return (out.last_hidden_state if self.layer is None else out.hidden_states[self.layer])[:,:-1]
 
-# %% ../nbs/06_speech.ipynb #06-039
+# %% ../nbs/06_speech.ipynb #06-040
 def whisper_tiny_encoder():
     "Whisper tiny.en's encoder from our 16 MB asset (MIT), without the network"
     from transformers import WhisperConfig
@@ -269,7 +269,7 @@ def load_speech_model(
     if not hasattr(model, 'feature_extractor'): raise SpeechError(f'{name!r} is a {model.config.model_type} model: only Whisper and encoders of the HuBERT / wav2vec 2.0 / WavLM family turn sound into features.')
     return WaveModel(model, layer, **more)
 
-# %% ../nbs/06_speech.ipynb #06-043
+# %% ../nbs/06_speech.ipynb #06-045
 @torch.no_grad()
 def blend_windows(
     model,           # A speech model: samples [B,S+2*PAD] -> [B,n,D]
@@ -291,7 +291,7 @@ def blend_windows(
             out[a:b] += (y*fade)[a-s:b-s]
     return out
 
-# %% ../nbs/06_speech.ipynb #06-049
+# %% ../nbs/06_speech.ipynb #06-051
 def load_features(
     path,     # .npy in the ancestors' layout: aud_hu [N,2,1024], aud_ds [N,16,29], aud_ave [N,512] or [N,1,512]
     n:int,    # Frames of the recording
@@ -307,7 +307,7 @@ def load_features(
     if not np.isfinite(x).all(): raise SpeechError(f'{path} holds NaN or infinite features: extract them again.')
     return x[np.minimum(np.arange(n), len(x) - 1)].astype(np.float32)
 
-# %% ../nbs/06_speech.ipynb #06-051
+# %% ../nbs/06_speech.ipynb #06-053
 class SpeechFeatures:
     "A frozen speech model: sound in, a short stack of features for each video frame out (paper 3.2, a_hu)"
     def __init__(self,
@@ -329,7 +329,7 @@ class SpeechFeatures:
         x = blend_windows(self.model, normalise_speech(wave), self.device)
         return x.reshape(len(wave)//SAMPLES, -1, self.model.dim)
 
-# %% ../nbs/06_speech.ipynb #06-057
+# %% ../nbs/06_speech.ipynb #06-059
 def save_features(
     clip,                # A prepared clip
     name:str,            # Under which `clip.features` finds them
@@ -404,7 +404,7 @@ class _ClipSpeech:
     def __len__(self): return self.n
     def __getitem__(self, s): return (self.samples[s]/np.float32(32768) - self.mean)*self.gain
 
-# %% ../nbs/06_speech.ipynb #06-063
+# %% ../nbs/06_speech.ipynb #06-065
 AVE_ROWS = 16 # mel rows (0.2 s) that one audio-visual feature hears
 
 def ave_mel(
@@ -432,7 +432,7 @@ def ave_rows(
     "Frame t hears 0.2 s from frame t-2 on; the first and last two frames repeat their neighbours"
     return np.minimum((np.clip(np.asarray(t) - 2, 0, None)*3.2).astype(int), max(0, rows - AVE_ROWS))
 
-# %% ../nbs/06_speech.ipynb #06-066
+# %% ../nbs/06_speech.ipynb #06-068
 class ConvBlock(nn.Module):
     "Convolution, batch norm, ReLU, with a shortcut where shapes stay"
     def __init__(self, c_in, c_out, k, stride=1, pad=0, residual=False):
@@ -463,7 +463,7 @@ class AudioVisualEncoder(nn.Module):
         self.load_state_dict({k if k.startswith('audio_encoder.') else 'audio_encoder.' + k:v.float() if v.is_floating_point() else v for k,v in state.items()})
         return self.eval()
 
-# %% ../nbs/06_speech.ipynb #06-068
+# %% ../nbs/06_speech.ipynb #06-070
 @torch.no_grad()
 def ave_features(
     model:AudioVisualEncoder, # Trained encoder
@@ -482,7 +482,7 @@ def ave_features(
         out.append(model.eval()(mel[:,first - first[0]].transpose(0, 1)[:,None].to(device)).cpu().numpy())
     return np.concatenate(out)[:,None]
 
-# %% ../nbs/06_speech.ipynb #06-071
+# %% ../nbs/06_speech.ipynb #06-073
 class SyncClip(NamedTuple):
     "What training in and out of step needs of a clip"
     name:str
@@ -533,7 +533,7 @@ def sync_clip(
     wave = cut(normalise_speech(clip.wave), int(i[0])*SAMPLES, len(i)*SAMPLES)
     return SyncClip(Path(clip.dir).name, wave, mouth_crops((clip.frames([k])[0] for k in i) if len(i) > 400 else clip.frames(i), landmarks), mouth_shape(landmarks))
 
-# %% ../nbs/06_speech.ipynb #06-074
+# %% ../nbs/06_speech.ipynb #06-076
 class LipEncoder(nn.Module):
     "Five frames of a mouth -> where they lie among the sounds"
     def __init__(self, dim=64):
@@ -556,7 +556,7 @@ class LipEncoder(nn.Module):
         "Where the sound lies, in the same space"
         return F.normalize(self.listen(ave), dim=-1)
 
-# %% ../nbs/06_speech.ipynb #06-076
+# %% ../nbs/06_speech.ipynb #06-078
 def step_matrix(
     a:Tensor, # Sounds [S,L,D] on the unit sphere
     v:Tensor, # Lips [S,L,D]
@@ -587,7 +587,7 @@ def offset_loss(agreement, scale, max_offset=15):
     scores = offset_scores(agreement, max_offset)
     return F.cross_entropy(scale*scores, torch.full((len(scores),), max_offset, device=scores.device))
 
-# %% ../nbs/06_speech.ipynb #06-079
+# %% ../nbs/06_speech.ipynb #06-081
 def augment_mel(
     mel:Tensor, # [S,L,80,16] in -4..4
     rng:torch.Generator,
@@ -623,7 +623,7 @@ def middle(
     "Crops without augmentation"
     return crops[...,4:-4,4:-4].float()/127.5 - 1
 
-# %% ../nbs/06_speech.ipynb #06-082
+# %% ../nbs/06_speech.ipynb #06-084
 def at_speed(
     clip:SyncClip,
     rate:float, # 1.1: a tenth faster and higher
@@ -634,7 +634,7 @@ def at_speed(
     wave = np.interp((np.arange(n*SAMPLES) + .5)*rate - .5, np.arange(len(clip.wave)), clip.wave).astype(np.float32)
     return SyncClip(f'{clip.name}@{rate}', wave, clip.crops[near], clip.shape[near])
 
-# %% ../nbs/06_speech.ipynb #06-084
+# %% ../nbs/06_speech.ipynb #06-086
 class SyncData:
     "Clips on the training device, and random stretches of them"
     def __init__(self, clips, length, device, seed):
@@ -666,7 +666,7 @@ def sync_loss(
     parts = dict(contrast=contrastive_loss(m, frame), offset=offset_loss(m, wide, min(15, L//3)), shape=F.mse_loss(lips.shape(ave).view(S, L, -1), shape))
     return sum(parts.values()), parts
 
-# %% ../nbs/06_speech.ipynb #06-085
+# %% ../nbs/06_speech.ipynb #06-087
 @torch.no_grad()
 def settle_norms(model:AudioVisualEncoder, lips:LipEncoder, data:SyncData, batch=2, repeats=8):
     "Measure the batch norms' mean and spread anew: after a short training their running averages lag behind the weights"
@@ -675,7 +675,7 @@ def settle_norms(model:AudioVisualEncoder, lips:LipEncoder, data:SyncData, batch
     for _ in range(repeats): sync_loss(model.train(), lips.train(), *data.batch(batch))
     for m in norms: m.momentum = .1
 
-# %% ../nbs/06_speech.ipynb #06-086
+# %% ../nbs/06_speech.ipynb #06-088
 @torch.no_grad()
 def unit_scale(
     model:AudioVisualEncoder,
@@ -687,7 +687,7 @@ def unit_scale(
     norm.weight.div_(float(rms)); norm.bias.div_(float(rms))
     return model
 
-# %% ../nbs/06_speech.ipynb #06-087
+# %% ../nbs/06_speech.ipynb #06-089
 @torch.no_grad()
 def lip_features(
     lips:LipEncoder,
@@ -734,7 +734,7 @@ def offset_accuracy(
     means = F.avg_pool1d(table[None], window, 1)[0][:,max_offset:-max_offset or None][:,::step]
     return ((o[means.argmax(0)] - true).abs() <= tolerance).float().mean().item()
 
-# %% ../nbs/06_speech.ipynb #06-088
+# %% ../nbs/06_speech.ipynb #06-090
 def train_audio_visual_encoder(
     clips,             # Prepared clips, or `SyncClip`s
     seconds=60.,       # Time to train
@@ -770,7 +770,7 @@ def train_audio_visual_encoder(
     settle_norms(model, lips, data, batch)
     return unit_scale(model, clips).cpu().eval(), lips.cpu().eval(), history
 
-# %% ../nbs/06_speech.ipynb #06-097
+# %% ../nbs/06_speech.ipynb #06-101
 def save_sync_pair(
     path, model:AudioVisualEncoder, lips:LipEncoder,
     card=None, # What it was trained on and how well it does, as a dict
@@ -806,7 +806,7 @@ def load_audio_visual_encoder(
     state = load_file(path)
     return load_sync_pair(path)[0] if any(k.startswith('ave.') for k in state) else AudioVisualEncoder().load_published(state)
 
-# %% ../nbs/06_speech.ipynb #06-101
+# %% ../nbs/06_speech.ipynb #06-105
 def sync_pair_card(
     path=None, # File written by `save_sync_pair`; None: the one that ships with the package
 )->dict:
@@ -816,7 +816,7 @@ def sync_pair_card(
     if not path.is_file(): raise SpeechError(f'There is no trained sync pair {path}: train one with train_audio_visual_encoder.')
     with safe_open(path, 'pt') as f: return json.loads((f.metadata() or {}).get('card', '{}'))
 
-# %% ../nbs/06_speech.ipynb #06-111
+# %% ../nbs/06_speech.ipynb #06-115
 def fit_to_person(
     clip,        # A prepared clip or a `SyncClip`
     frames=None, # Its training split

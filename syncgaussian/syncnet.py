@@ -15,7 +15,7 @@ import torch, torch.nn.functional as F
 from torch import nn, Tensor
 from .assets import fetch_asset
 
-# %% ../nbs/09a_syncnet.ipynb #09-007
+# %% ../nbs/09a_syncnet.ipynb #09-008
 class SyncNetError(ValueError): "SyncNet cannot be used on this; the sentence says why"
 
 @lru_cache
@@ -41,7 +41,7 @@ def mfcc(
     out[:,0] = np.log(np.maximum(power.sum(1), tiny))
     return out
 
-# %% ../nbs/09a_syncnet.ipynb #09-012
+# %% ../nbs/09a_syncnet.ipynb #09-013
 def face_squares(
     landmarks:np.ndarray, # [T,478,3] px
     margin=.4,            # Published: the square is 1.4 times the box
@@ -69,7 +69,7 @@ def syncnet_crops(
         out.append((F.grid_sample(face, grid, align_corners=False)[0].permute(1,2,0)+110).round().byte().numpy())
     return np.stack(out)
 
-# %% ../nbs/09a_syncnet.ipynb #09-016
+# %% ../nbs/09a_syncnet.ipynb #09-018
 def _tower(conv, norm, pool, layers):
     "Convolution, norm, ReLU, and a pool where a layer has one"
     out = []
@@ -101,7 +101,7 @@ class SyncNet(nn.Module):
     )->Tensor:    # [B,1024]
         return self.netfclip(self.netcnnlip(x).flatten(1))
 
-# %% ../nbs/09a_syncnet.ipynb #09-018
+# %% ../nbs/09a_syncnet.ipynb #09-020
 def load_syncnet(
     path=None, # The user's syncnet_v2.model; None: `fetch_asset('syncnet')`, which says where it belongs
 )->SyncNet:    # Raises AssetError where it is missing, SyncNetError where it is another file
@@ -115,7 +115,7 @@ def load_syncnet(
     net.load_state_dict(state, strict=False)
     return net.eval().requires_grad_(False)
 
-# %% ../nbs/09a_syncnet.ipynb #09-022
+# %% ../nbs/09a_syncnet.ipynb #09-024
 @torch.no_grad()
 def syncnet_lips(
     net:SyncNet,
@@ -139,7 +139,7 @@ def syncnet_sounds(
     x = torch.from_numpy(mfcc(wave).T.copy()).float().unfold(1, 20, 4)[:,:n].transpose(0, 1)[:,None]
     return net.hear(x.to(next(net.parameters()).device)).cpu()
 
-# %% ../nbs/09a_syncnet.ipynb #09-026
+# %% ../nbs/09a_syncnet.ipynb #09-028
 class SyncNetScores(NamedTuple):
     "The published scores"
     confidence:float # Sync-C: median minus smallest mean distance

@@ -21,7 +21,7 @@ from .config import SyncGaussianConfig, course_config
 from .evaluation import LipWatcher, find_sync_pair, find_syncnet, score_video
 from .training import TalkingHead, load_head, read_frames, train
 
-# %% ../nbs/11_synthesis.ipynb #11-008
+# %% ../nbs/11_synthesis.ipynb #11-009
 class SynthesisError(RuntimeError):
     "A head cannot say this; says why"
 
@@ -74,7 +74,7 @@ def hear_pauses(
     if not head.cfg.close_in_silence: return None
     return fit_length(torch.as_tensor(pauses(wave), device=head.viewmats.device), n_frames)
 
-# %% ../nbs/11_synthesis.ipynb #11-011
+# %% ../nbs/11_synthesis.ipynb #11-012
 def there_and_back(
     n:int,           # Frames wanted
     n_recorded:int,  # Frames recorded
@@ -85,7 +85,7 @@ def there_and_back(
     k = (np.arange(n)+start) % (2*n_recorded-2)
     return np.where(k<n_recorded, k, 2*n_recorded-2-k)
 
-# %% ../nbs/11_synthesis.ipynb #11-015
+# %% ../nbs/11_synthesis.ipynb #11-016
 from .gaussians import eval_sh
 from .deformation import deform, fuse
 from .rasterizer import Rendering, rasterize
@@ -110,7 +110,7 @@ def moved_clouds(
     n = max(len(head.face.means), len(head.mouth.means))
     return tuple(torch.cat([filled(x, n, v) for x in pair]) for pair, v in zip(zip(*clouds), (0, 1, 1, 0, 0)))
 
-# %% ../nbs/11_synthesis.ipynb #11-016
+# %% ../nbs/11_synthesis.ipynb #11-017
 class HeadRenderer:
     "A trained head that draws batches of one size, quickly"
     def __init__(self, head:TalkingHead, batch:int=8):
@@ -150,7 +150,7 @@ class HeadRenderer:
         face, mouth = (Rendering(rgb[k:k+B], alpha[k:k+B], None, None) for k in (0, B))
         return (fuse(face, mouth, backdrop/255).clamp(0,1)*255+0.5).to(torch.uint8)
 
-# %% ../nbs/11_synthesis.ipynb #11-021
+# %% ../nbs/11_synthesis.ipynb #11-022
 BT601 = ((65.481, 128.553, 24.966), (-37.797, -74.203, 112.), (112., -93.786, -18.214))
 
 @cache
@@ -187,7 +187,7 @@ def box_views(
     colour = frames[:, H:].reshape(len(frames), 2, H//2, -1)
     return frames[:, y0:y1, x0:x1], colour[..., y0//2:y1//2, x0//2:x1//2]
 
-# %% ../nbs/11_synthesis.ipynb #11-026
+# %% ../nbs/11_synthesis.ipynb #11-027
 def all_windows(
     features,    # [T,W,D]
     size:int=8,
@@ -242,7 +242,7 @@ def render_frames(
         if device.type!='cuda' or len(waiting)>1: yield finished(*waiting.popleft())
     while waiting: yield finished(*waiting.popleft())
 
-# %% ../nbs/11_synthesis.ipynb #11-031
+# %% ../nbs/11_synthesis.ipynb #11-033
 def backdrop_reader(
     head:TalkingHead,   # From `load_head`
     chunk:int=25,       # Frames decoded at once: from one key frame to the next
@@ -265,7 +265,7 @@ def backdrop_reader(
         return np.stack([here[int(i)//chunk].result()[int(i)%chunk] for i in idx])
     return read
 
-# %% ../nbs/11_synthesis.ipynb #11-033
+# %% ../nbs/11_synthesis.ipynb #11-035
 def write_film(
     head:TalkingHead,
     out,                  # The mp4 to write
@@ -305,7 +305,7 @@ def synthesize(
     scene = there_and_back(len(hu), len(head.viewmats), start)
     return write_film(head, out, hu, ave, scene, hear_pauses(head, wave, len(hu)), speech, batch, preset, progress)
 
-# %% ../nbs/11_synthesis.ipynb #11-038
+# %% ../nbs/11_synthesis.ipynb #11-040
 def pause_scores(
     head:TalkingHead,       # From `load_head`
     clip:Clip,              # Its clip
@@ -329,7 +329,7 @@ def pause_scores(
     p, s = level(quiet), level(~quiet)
     return dict(opening=opening, pause=quiet, pause_opening=p, speech_opening=s, pause_ratio=p/s if s else None)
 
-# %% ../nbs/11_synthesis.ipynb #11-046
+# %% ../nbs/11_synthesis.ipynb #11-048
 def stream(
     head:TalkingHead,   # From `load_head`
     chunks,             # Yields pieces of sound, [S] mono at 16 kHz, of any length
@@ -353,7 +353,7 @@ def stream(
         if (ready := first+len(wave)//640-ahead) > done: yield from say(ready)
     if (ready := first+len(wave)//640) > done: yield from say(ready)
 
-# %% ../nbs/11_synthesis.ipynb #11-051
+# %% ../nbs/11_synthesis.ipynb #11-053
 def _opened(head, clip, device):
     "A head and its own clip, from whatever names them"
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
@@ -387,7 +387,7 @@ def _teacher(head)->list:
     own = head.cfg.use_ave and head.cfg.audio_to_visual=='own'
     return ['This head listens through the shipped audio-visual encoder, which is also half of the sync measure.'] if own else []
 
-# %% ../nbs/11_synthesis.ipynb #11-057
+# %% ../nbs/11_synthesis.ipynb #11-059
 def evaluate_speech(
     head,                 # A `TalkingHead`, or the folder of one
     clip,                 # Its clip, or the folder
@@ -414,7 +414,7 @@ def evaluate_speech(
     scores = watcher.finish(wave)
     return dict(speech=Path(speech).name) | scores | dict(seconds=len(wave)/16000, notes=scores['notes']+[o for o in (why, why_net) if o]+_teacher(head))
 
-# %% ../nbs/11_synthesis.ipynb #11-062
+# %% ../nbs/11_synthesis.ipynb #11-064
 def comparison(
     rendered:np.ndarray,   # uint8 [T,H,W,3]
     truth:np.ndarray,      # uint8 [T,H,W,3]
@@ -433,7 +433,7 @@ def save_picture(path, image:np.ndarray)->Path:
     Image.fromarray(image).save(temporary, format='png'); os.replace(temporary, path)
     return path
 
-# %% ../nbs/11_synthesis.ipynb #11-066
+# %% ../nbs/11_synthesis.ipynb #11-069
 def demo(
     out_dir='out/demo',             # Where everything goes
     cfg:SyncGaussianConfig=None,    # Default: `course_config()`

@@ -55,6 +55,7 @@ def home(tmp_path_factory):
     pages = home/'nbs'
     pages.mkdir()
     for path in (ROOT/'nbs').glob('*.ipynb'): shutil.copy(path, pages)
+    shutil.copytree(ROOT/'nbs/images', pages/'images')
     (ROOT/'out').mkdir(exist_ok=True)
     for name in ('data_samples', 'out'):
         if (ROOT/name).exists(): (home/name).symlink_to(ROOT/name)

@@ -70,3 +70,8 @@ def test_solutions_run(path):
         r = subprocess.run([sys.executable, '-W', 'ignore', '-c', RUN, copy, root], cwd=path.parent, capture_output=True, text=True, timeout=2*SECONDS)
     finally: copy.unlink()
     assert r.returncode==0, f'{path.name}\n{r.stdout[-1500:]}\n{r.stderr[-6000:]}'
+
+@pytest.mark.parametrize('path', notebooks, ids=lambda p: p.stem)
+def test_pictures_are_there(path):
+    "Files that the prose shows"
+    for link in re.findall(r'!\[[^]]*\]\(([^)#:]+)\)', '\n'.join(markdown(path))): assert (path.parent/link).is_file(), f'{path.name} shows {link}, which is not there'
