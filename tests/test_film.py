@@ -156,3 +156,14 @@ def test_write_film_writes_every_frame_and_the_sound(head, tmp_path):
     path = write_film(head, tmp_path/'new'/'a.mp4', hu, ave, np.arange(53), sound=(np.zeros(53*640, np.float32), 16000), preset='ultrafast')
     frames, info = read_video(path)
     assert len(list(frames))==53 and info.sound
+
+def test_a_field_in_pieces_is_the_field(head):
+    "What a CPU asks in pieces is what it would get at once, for a cloud that does not divide"
+    from syncgaussian.synthesis import in_pieces
+    a, e = torch.randn(3, head.cfg.audio_dim), torch.rand(3, 7)
+    with torch.no_grad():
+        for field, cloud, heard in ((head.face_field, head.face, (a, e)), (head.mouth_field, head.mouth, (a,))):
+            places = field.places(cloud.means)
+            for whole, parts in zip(field(cloud.means, *heard, places), in_pieces(field, cloud.means, heard, places, n=37)):
+                assert (whole is None)==(parts is None)
+                if whole is not None: torch.testing.assert_close(whole, parts, atol=1e-6, rtol=1e-5)
