@@ -6,7 +6,7 @@
 __all__ = ['SynthesisError', 'Listener', 'hear', 'hear_clip', 'fit_length', 'hear_pauses', 'there_and_back', 'filled',
            'moved_clouds', 'HeadRenderer', 'all_windows', 'render_frames', 'backdrop_reader', 'synthesize',
            'pause_scores', 'stream', 'evaluate', 'evaluate_speech', 'comparison', 'save_picture', 'demo', 'versions',
-           'stage_seconds']
+           'stage_seconds', 'moving_gaussians', 'head_viewer']
 
 # %% ../nbs/11_synthesis.ipynb #11-002
 import json, os, time
@@ -200,6 +200,7 @@ def synthesize(
     device:str=None,      # Default: 'cuda' where there is one
     batch:int=8,
     progress:bool=True,
+    tell=None,            # Called with the share that is drawn, 0 to 1, after each batch
 )->Path:                  # Raises `SynthesisError`, or `ClipError` for a sound that cannot be read
     "The head says the speech: an mp4 with its sound, tagged as synthetic"
     from tqdm.auto import tqdm
@@ -209,9 +210,12 @@ def synthesize(
     hu, ave = hear(head, wave)
     scene = there_and_back(len(hu), len(head.viewmats), start)
     batches = render_frames(head, hu, ave, scene, backdrop_reader(head), batch=batch, silence=hear_pauses(head, wave, len(hu)))
-    frames = (f for b in tqdm(batches, total=-(-len(scene)//batch), disable=not progress, unit='batch', leave=False) for f in b)
+    def frames():
+        for k, b in enumerate(tqdm(batches, total=-(-len(scene)//batch), disable=not progress, unit='batch', leave=False)):
+            yield from b
+            if tell: tell(min(1., (k+1)*batch/len(scene)))
     out = Path(out); out.parent.mkdir(parents=True, exist_ok=True)
-    return write_video(out, frames, fps=25, sound=speech, synthetic=True)
+    return write_video(out, frames(), fps=25, sound=speech, synthetic=True)
 
 # %% ../nbs/11_synthesis.ipynb #11-030
 def pause_scores(
@@ -380,3 +384,43 @@ def stage_seconds(head:TalkingHead)->dict:
     rows, spent, last = head.info.get('history', []), {}, 0.
     for h in rows: spent[h['stage']] = spent.get(h['stage'], 0.)+h.get('seconds', 0.)-last; last = h.get('seconds', 0.)
     return {k:round(v, 1) for k, v in spent.items()}
+
+# %% ../nbs/11_synthesis.ipynb #11-069
+@torch.no_grad()
+def moving_gaussians(
+    head:TalkingHead,
+    hu, ave,              # Speech features [T,W,D], [T,1,512]
+    scene:np.ndarray,     # [T] recorded frame that lends pose and expression
+    silence=None,         # [T], 1 where the mouth is to be closed
+    batch:int=25,
+)->dict:                  # face, mouth -> (means [T,N,3] m, quats [T,N,4], scales [T,N,3] m), on the CPU
+    "Where every Gaussian of a driven head is in every frame"
+    hu, ave, device = all_windows(hu), all_windows(ave), head.viewmats.device
+    silence = torch.zeros(len(hu), device=device) if silence is None else silence
+    parts, places, teeth = dict(face=[], mouth=[]), head.face_field.places(head.face.means), head.mouth_field.places(head.mouth.means)
+    for k in range(0, len(scene), batch):
+        at, i = slice(k, min(k+batch, len(scene))), torch.as_tensor(scene[k:k+batch], device=device)
+        a = head.listen(hu[at], ave[at], silence[at]).a
+        parts['face'].append([x.cpu() for x in deform(head.face, head.face_field(head.face.means, a, head.expression[i], places))])
+        parts['mouth'].append([x.cpu() for x in deform(head.mouth, head.mouth_field(head.mouth.means, a, teeth))])
+    return {k:tuple(map(torch.cat, zip(*v))) for k, v in parts.items()}
+
+# %% ../nbs/11_synthesis.ipynb #11-070
+@torch.no_grad()
+def head_viewer(
+    head:TalkingHead,
+    wave:np.ndarray,     # Speech [S], mono at 16 kHz
+    start:int=0,         # Recorded frame to start from
+    seconds:float=20.,   # Of the speech at most: a second of 10,000 Gaussians takes 5 MB
+    **kwargs,            # For `SplatViewer`: size, color, mode, ...
+):                       # A `SplatViewer` that plays the driven Gaussians with their sound
+    "Walk around a head while it speaks"
+    from syncgaussian.viewer import SplatViewer, playback_frames
+    wave = wave[:int(seconds*16_000)]
+    hu, ave = hear(head, wave)
+    scene = there_and_back(len(hu), len(head.viewmats), start)
+    moving = moving_gaussians(head, hu, ave, scene, hear_pauses(head, wave, len(hu)))
+    strength = torch.stack([o.norm(dim=-1) for o in head.face_field.places(head.face.means)[1:]], -1).cpu()
+    strength = strength/strength.amax(0).clamp(min=1e-9)
+    camera = head.scene_camera(torch.as_tensor(scene[:1], device=head.viewmats.device)).to('cpu')
+    return SplatViewer(dict(face=head.face, mouth=head.mouth), camera, dict(face=strength), playback_frames(moving, viewmats=head.viewmats[scene]), (wave, 16_000), **kwargs)

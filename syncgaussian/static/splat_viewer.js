@@ -320,6 +320,7 @@ function render({model, el}) {
     if (!motion()) return
     playing = !playing
     if (playing && frame >= motion().frames-1) seek(0)
+    status.setAttribute('aria-live', playing ? 'off' : 'polite')
     play.textContent = playing ? '⏸' : '▶'; play.setAttribute('aria-label', playing ? 'Pause' : 'Play')
     started = performance.now()-1000*frame/motion().fps
     if (!playing) sound.pause()
@@ -360,7 +361,9 @@ function render({model, el}) {
       touch(true)
     }
   }
-  const describe = () => `${cloud.n.toLocaleString('en')} Gaussians`+(rate ? ` · ${rate.toFixed(0)} frames a second` : '')
+  const legend = () => ({opacity: 'dark is transparent, yellow opaque', depth: 'yellow is near, dark far', attention: 'red listens to speech, blue to expression, purple to both',
+    displacement: `dark is at rest, yellow ${(1000*(motion()?.far || 0)).toPrecision(2)} mm from its place`})[get('color')]
+  const describe = () => [`${cloud.n.toLocaleString('en')} Gaussians`, legend(), rate && playing && `${rate.toFixed(0)} frames a second`].filter(o => o).join(' · ')
   watch('msg:custom', onMessage)
 
   function resize() {
@@ -397,7 +400,8 @@ function render({model, el}) {
     if (at && at-last < 1000) rate = rate ? .9*rate+.1*1000/Math.max(at-last, 1) : 1000/Math.max(at-last, 1)
     else rate = 0
     last = at || 0
-    if (playing) { status.textContent = describe(); touch() }
+    if (status.textContent !== describe()) status.textContent = describe()
+    if (playing) touch()
   }
   on(canvas, 'webglcontextlost', e => { e.preventDefault(); status.textContent = 'The graphics context was lost; it is being restored.' })
   on(canvas, 'webglcontextrestored', () => { painter = makePainter(gl); if (cloud) { upload(); status.textContent = describe() } })
