@@ -235,7 +235,7 @@ def plot_encoder(
     fig, axes = plt.subplots(1, 2, figsize=(8, 2.2), dpi=72, layout='constrained')
     axes[0].axis('off')
     axes[0].table([[k, 'x'.join(map(str, s)), f'{n:,}'] for k,(s,n) in summary.items()], colLabels=['part', 'output', 'parameters'], loc='center')
-    axes[1].imshow(out.a.T, aspect='auto', cmap='RdBu'); axes[1].set(xlabel='frame', ylabel='a')
+    axes[1].imshow(out.a.T, aspect='auto', cmap='RdBu'); axes[1].set(xlabel='frame', ylabel='channel of a')
     return fig
 
 # %% ../nbs/07_encoder.ipynb #07-062
@@ -287,7 +287,7 @@ def parts_table(
     def row(k, name, about):
         if k not in summary: return f'<tr style="opacity:.45"><td {cell}><s>{name}</s></td><td {cell}>{about}</td><td {cell} colspan=3>off</td></tr>'
         shape, n = summary[k]
-        picture = f'<img alt="{name} over {shape[0]} frames" src="{feature_picture(getattr(out, k))}" style="width:100%;min-width:90px;height:38px;image-rendering:pixelated;display:block">'
+        picture = f'<img alt="{name} over {shape[0]} frames" src="{feature_picture(getattr(out, k))}" style="width:100%;min-width:90px;height:38px;image-rendering:pixelated;display:block;margin:2px 0">'
         return f'<tr><td {cell}><b>{name}</b></td><td {cell}>{about}</td><td {cell}>{" × ".join(map(str, shape))}</td><td {cell}>{n:,}</td><td style="padding:2px 0;width:45%;border:0">{picture}</td></tr>'
     head = ''.join(f'<th scope="col" {cell}>{o}</th>' for o in ('part', '', 'output', 'parameters', f'{len(out.a)} frames (red above zero, blue below)'))
     rows = ''.join(row(k, *v) for k,v in names.items())

@@ -20,8 +20,8 @@ from matplotlib import pyplot as plt
 from PIL import Image, ImageDraw
 from .gaussians import Camera, Gaussians
 from .rasterizer import rasterize
-from .viewer import (STATIC, FramePlayer, SmallCanvas, StillWidget, image_grid, png_bytes, to_uint8, wav_bytes, widget_script,
-                                 with_still, wipe_pictures)
+from .viewer import (LIVING, STYLE, FramePlayer, SmallCanvas, StillWidget, display_with_still, image_grid, png_bytes, to_uint8, wav_bytes,
+                                 widget_script, with_still, wipe_pictures)
 
 # %% ../nbs/03a_explorers.ipynb #03-009
 def figure_png(
@@ -61,7 +61,7 @@ def plot_curves(
 # %% ../nbs/03a_explorers.ipynb #03-011
 class CurvePlot(StillWidget):
     "Curves over one axis, with a playhead"
-    _esm, _css = widget_script('curve_plot.js'), STATIC/'widgets.css'
+    _esm, _css = widget_script('curve_plot.js'), STYLE
     cursor = tr.Float(0., help='Sample under the playhead').tag(sync=True)
     offset = tr.Float(0., help='Samples by which moving curves and words are pulled to the left').tag(sync=True)
     window = tr.Float(0., help='Length of the axis shown around the playhead, in its units; 0: all').tag(sync=True)
@@ -102,6 +102,13 @@ class StillBox(w.VBox):
     still = b''
     def __repr__(self): return f'{type(self).__name__}()'
     def _repr_mimebundle_(self, **kwargs): return with_still(super()._repr_mimebundle_(**kwargs), self.still)
+
+    def _ipython_display_(self):
+        "With the style that hides the still while the box lives"
+        if 'sg-living' not in self._dom_classes:
+            self.add_class('sg-living')
+            self.children = [*self.children, w.HTML(f'<style>{LIVING}</style>', layout=w.Layout(display='none'))]
+        display_with_still(super()._repr_mimebundle_(), self.still)
 
 # %% ../nbs/03a_explorers.ipynb #03-021
 def picture_row(
@@ -156,13 +163,19 @@ def plot_lip_sync(
     measures:dict,  # Name -> curve over offsets [2M+1]
     fps=25.,        # Frames a second
     measure='energy-opening correlation',
+    labels=(),      # Phones: (text, start, end), seconds
 ):                  # A matplotlib figure
-    "Both curves of the explorer side by side"
+    "Both curves of the explorer side by side, phones above the first as far as they fit"
     fig, axes = plt.subplots(1, 2, figsize=(9,2), dpi=72, layout='constrained', width_ratios=(3,1.4))
     plot_curves(tracks, dx=1/fps, xlabel='time (s)', own_scale=True, ax=axes[0])
     half = max(map(len, measures.values()))//2
     plot_curves(measures, first=-half, xlabel='sound ahead (frames)', ylabel=measure, ax=axes[1])
     axes[1].yaxis.label.set_fontsize(7)
+    width, free = len(next(iter(tracks.values())))/fps/90, 0
+    for text,a,b in labels:
+        if (a+b)/2 < free: continue
+        axes[0].text((a+b)/2, 1.02, text, transform=axes[0].get_xaxis_transform(), fontsize=6, ha='center')
+        free = (a+b)/2+width*(.6+.5*len(text))
     return fig
 
 # %% ../nbs/03a_explorers.ipynb #03-030
@@ -185,7 +198,7 @@ class LipSyncExplorer(StillBox):
         self.measures = measures or {k: energy_opening_correlation(energy, v[:n]) for k,v in openings.items()}
         self.tracks = {'speech energy (dB)': energy, **{f'{k}: opening (px)': v for k,v in openings.items()}}
         self.player = FramePlayer(frames, other, sound, fps, **kwargs)
-        self.still = figure_png(plot_lip_sync(self.tracks, self.measures, fps, measure))
+        self.still = figure_png(plot_lip_sync(self.tracks, self.measures, fps, measure, labels))
         self.tie(labels, fps, measure)
 
 # %% ../nbs/03a_explorers.ipynb #03-032
@@ -224,7 +237,7 @@ def film_still(
 # %% ../nbs/03a_explorers.ipynb #03-040
 class VideoPlayer(StillWidget):
     "Play a film file, and save it"
-    _esm, _css = widget_script('video_player.js'), STATIC/'widgets.css'
+    _esm, _css = widget_script('video_player.js'), STYLE
     title = tr.Unicode('').tag(sync=True)
     download = tr.Bool(True, help='Offer the file for download').tag(sync=True)
     size = tr.Int(256, help='Height on the page, pixels').tag(sync=True)
@@ -249,7 +262,7 @@ class VideoPlayer(StillWidget):
 # %% ../nbs/03a_explorers.ipynb #03-044
 class SoundInput(StillWidget):
     "Take a voice from the browser: the microphone, or a dropped file"
-    _esm, _css = widget_script('sound_input.js'), STATIC/'widgets.css'
+    _esm, _css = widget_script('sound_input.js'), STYLE
     status = tr.Unicode('').tag(sync=True)
     progress = tr.Float(0., help='0 to 1').tag(sync=True)
     busy = tr.Bool(False, help='At work; nothing new is taken').tag(sync=True)
@@ -605,8 +618,8 @@ class AblationBoard(StillBox):
         self.plot, self.halt = CurvePlot({}, first=1, dx=every, xlabel='step', ylabel='mouth PSNR (dB)'), threading.Event()
         self.train.on_click(lambda _: self.begin()); self.stop.on_click(lambda _: self.halt.set()); self.clear.on_click(lambda _: self.forget())
         for o in self.boxes: o.observe(lambda _: self.describe(), 'value')
-        self.stop.disabled = True
-        self.describe()
+        self.stop.disabled, self.plot.layout.display = True, 'none'
+        self.describe('Press Train to see what it learns in a few seconds.')
         wrap = w.Layout(flex_flow='row wrap', align_items='center')
         super().__init__([w.HBox([w.HTML('Ideas in use:&emsp;'), *self.boxes], layout=wrap), w.HBox([self.train, self.stop, self.clear, self.bar], layout=wrap), self.status, self.plot, self.screen])
 
@@ -670,7 +683,7 @@ def tick(self:AblationBoard):
 @patch
 def show(self:AblationBoard):
     "Draw curves and mouths of all runs"
-    self.plot.show(self.curves)
+    self.plot.show(self.curves); self.plot.layout.display = None if self.curves else 'none'
     pictures, titles = mouth_rows(self.runs) if self.runs else ([], [])
     self.screen.value, self.still = picture_row(pictures, titles, 90), figure_png(image_grid(pictures, titles, cols=1, size=.6)) if pictures else b''
 
