@@ -1,5 +1,5 @@
 "A real JupyterLab, a real browser: do the widgets draw, move and keep quiet?"
-import base64, contextlib, io, json, os, shutil, socket, subprocess, sys, time, urllib.request
+import base64, contextlib, io, json, os, shutil, signal, socket, subprocess, sys, time, urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -737,6 +737,46 @@ def test_notebook_12_trains_what_is_ticked_and_stops(lab, browser):
     assert tab.page.locator('.sg-video').count()==2 or 'Thank you' in tab.page.content()
     assert tab.quiet(), (tab.errors, tab.hosts)
     tab.close()
+
+@contextlib.contextmanager
+def make_lab(tree, home):
+    "`make lab` in a copy of the tree, as its user would type it, but for a browser that does nothing; gives the server's address"
+    port, env = free_port(), {k:v for k,v in os.environ.items() if k not in ('IN_TEST', 'MPLBACKEND', 'PYTHONPATH')}
+    (home/'.jupyter').mkdir(parents=True)
+    (home/'.jupyter/jupyter_server_config.json').write_text(json.dumps(dict(ServerApp=dict(port=port, allow_root=True), IdentityProvider=dict(token='mine'))))
+    env.update(HOME=str(home), BROWSER='true', JUPYTER_RUNTIME_DIR=str(home/'runtime'))
+    with open(home/'log', 'w') as log: make = subprocess.Popen(['make', 'lab'], cwd=tree, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+    try:
+        for _ in range(120):
+            try: urllib.request.urlopen(f'http://127.0.0.1:{port}/api/status?token=mine', timeout=2); break
+            except OSError: assert make.poll() is None, (home/'log').read_text()[-2000:]; time.sleep(.5)
+        yield f'http://127.0.0.1:{port}'
+    finally:
+        os.killpg(make.pid, signal.SIGTERM)
+        make.wait(20)
+
+def test_make_lab_opens_on_nbs_with_hooks(tmp_path, browser):
+    "With this environment in the place of .venv: the page is the course, and a notebook that is saved is cleaned"
+    if not (ROOT/'.git').exists() or not all(map(shutil.which, ('make', 'git'))): pytest.skip('needs make, git and a checkout')
+    tree, home = tmp_path/'tree', tmp_path/'home'
+    subprocess.run(['git', 'clone', '-q', str(ROOT), str(tree)], check=True)
+    shutil.copy(ROOT/'Makefile', tree); shutil.copy(ROOT/'.gitignore', tree)
+    (tree/'.venv').mkdir(); (tree/'.venv/bin').symlink_to(Path(sys.executable).parent); (tree/'.venv/.syncgaussian-installed').touch()
+    with make_lab(tree, home) as address:
+        page = browser.new_page()
+        page.goto(f'{address}/lab?token=mine', timeout=60_000)
+        page.locator('.jp-DirListing-itemText:has-text("03_viewer.ipynb")').wait_for(timeout=60_000)
+        page.close()
+        dirty = json.loads(notebook('1+1')); dirty['cells'][0].update(execution_count=7, metadata=dict(mine=1))
+        ask = urllib.request.Request(f'{address}/api/contents/new.ipynb?token=mine', json.dumps(dict(type='notebook', format='json', content=dirty)).encode(), method='PUT')
+        urllib.request.urlopen(ask, timeout=20).read()
+    saved = json.loads((tree/'nbs/new.ipynb').read_text())['cells'][0]
+    assert saved['execution_count'] is None and saved['metadata']=={}
+    config = subprocess.run(['git', 'config', 'merge.jupyternotebook.driver'], cwd=tree, capture_output=True, text=True).stdout
+    assert 'nbdev-merge' in config and (tree/'.git/hooks/post-merge').exists()
+    assert not list((home/'.jupyter').glob('*.py')), 'the hooks wrote outside the folder'
+    changed = subprocess.run(['git', 'status', '--porcelain'], cwd=tree, capture_output=True, text=True).stdout.split('\n')
+    assert {o[3:] for o in changed if o} <= {'Makefile', '.gitignore', 'nbs/new.ipynb'}, changed
 
 @pytest.mark.skipif(not os.environ.get('SYNCGAUSSIAN_SPEED'), reason='a measurement: set SYNCGAUSSIAN_SPEED to the json file to write')
 def test_speed(lab, browser):
