@@ -288,7 +288,7 @@ def parts_table(
         if k not in summary: return f'<tr style="opacity:.45"><td {cell}><s>{name}</s></td><td {cell}>{about}</td><td {cell} colspan=3>off</td></tr>'
         shape, n = summary[k]
         picture = f'<img alt="{name} over {shape[0]} frames" src="{feature_picture(getattr(out, k))}" style="width:100%;min-width:90px;height:38px;image-rendering:pixelated;display:block;margin:2px 0">'
-        return f'<tr><td {cell}><b>{name}</b></td><td {cell}>{about}</td><td {cell}>{" × ".join(map(str, shape))}</td><td {cell}>{n:,}</td><td style="padding:2px 0;width:45%;border:0">{picture}</td></tr>'
+        return f'<tr><td {cell}><b>{name}</b></td><td {cell}>{about}</td><td {cell[:-1]};white-space:nowrap">{" × ".join(map(str, shape))}</td><td {cell}>{n:,}</td><td style="padding:2px 0;width:45%;border:0">{picture}</td></tr>'
     head = ''.join(f'<th scope="col" {cell}>{o}</th>' for o in ('part', '', 'output', 'parameters', f'{len(out.a)} frames (red above zero, blue below)'))
     rows = ''.join(row(k, *v) for k,v in names.items())
     return f'<table style="width:100%;border-collapse:collapse;line-height:1.35;color:var(--jp-ui-font-color1,inherit);font-size:12px"><tr>{head}</tr>{rows}</table>'

@@ -500,10 +500,20 @@ def everything_draws(tab, name, themes):
 
 def nameless(tab):
     "Controls that a reader of the screen could not name"
-    return tab.page.evaluate("""[...document.querySelectorAll('.jp-OutputArea-output :is(canvas, input, button, select, video, progress, meter, img, [role=slider], [tabindex="0"])')].filter(o => o.getClientRects().length
+    return tab.page.evaluate("""[...document.querySelectorAll(':is(.jupyter-widgets, .sg-widget) :is(canvas, input, button, select, video, progress, meter, img, [role=slider], [tabindex="0"])')].filter(o => o.getClientRects().length
         && !o.getAttribute('aria-label') && !o.alt && !o.title && !o.labels?.length && !o.textContent.trim() && !o.getAttribute('aria-hidden') && !o.closest('.noUi-target')).map(o => o.outerHTML.slice(0, 200))""")
 
 def test_every_widget_in_jupyterlab(asked): everything_draws(asked, 'lab', ('Light', 'Dark'))
+
+def test_narrow_cells_cut_nothing_off(asked):
+    "A window of 720 px leaves some 300 to a cell: everything wraps or shrinks, nothing hangs over"
+    asked.page.set_viewport_size(dict(width=720, height=1000)); asked.settle(1500)
+    over = asked.page.evaluate("""() => [...document.querySelectorAll('.jp-OutputArea-output:has(.jupyter-widgets, .sg-widget)')].map(o => [o.scrollWidth-o.clientWidth, o.textContent.slice(0, 60)]).filter(o => o[0] > 2)""")
+    for k,out in enumerate(asked.page.locator('.jp-OutputArea-child:has(.widget-checkbox, .sg-pictures)').all()):
+        out.scroll_into_view_if_needed(); asked.settle(300)
+        out.screenshot(path=str(SHOTS/f'narrow-{k}.png'))
+    asked.page.set_viewport_size(dict(width=1100, height=1000)); asked.settle(1000)
+    assert over==[]
 
 def test_every_widget_in_notebook_7(home, browser):
     pytest.importorskip('notebook', reason='Jupyter Notebook 7 is not installed: pip install notebook')
@@ -558,6 +568,14 @@ def test_the_playhead_follows_the_film(asked):
     size = curves.bounding_box()
     curves.click(position=dict(x=size['width']/2, y=40)); asked.settle(800)
     assert abs(int(asked.kernel('', 'explorer.player.frame'))-150) < 5
+    before = asked.look(curves)
+    box.locator('label:has-text("closer") input').first.check()   # four seconds around the playhead, wide enough for every phone
+    asked.until_changed(curves, before, .01)
+    assert asked.kernel('', 'explorer.track.window')=='4.0'
+    curves.click(position=dict(x=size['width']*.75, y=40)); asked.settle(800)
+    assert 165 < int(asked.kernel('', 'explorer.player.frame')) < 180
+    box.screenshot(path=str(SHOTS/'closer.png'))
+    box.locator('label:has-text("closer") input').first.uncheck()
 
 def test_a_voice_becomes_a_film(asked):
     box = inside(asked, '.sg-sound').first
