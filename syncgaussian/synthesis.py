@@ -84,7 +84,7 @@ def there_and_back(
     return np.where(k<n_recorded, k, 2*n_recorded-2-k)
 
 # %% ../nbs/11_synthesis.ipynb #11-015
-from .gaussians import eval_sh
+from .gaussians import Gaussians, eval_sh
 from .deformation import deform, fuse
 from .rasterizer import Rendering, rasterize
 
@@ -423,4 +423,5 @@ def head_viewer(
     strength = torch.stack([o.norm(dim=-1) for o in head.face_field.places(head.face.means)[1:]], -1).cpu()
     strength = strength/strength.amax(0).clamp(min=1e-9)
     camera = head.scene_camera(torch.as_tensor(scene[:1], device=head.viewmats.device)).to('cpu')
-    return SplatViewer(dict(face=head.face, mouth=head.mouth), camera, dict(face=strength), playback_frames(moving, viewmats=head.viewmats[scene]), (wave, 16_000), **kwargs)
+    rest = {k:Gaussians(moving[k][0].mean(0), *(p.cpu() for p in list(g.parameters())[1:])) for k, g in dict(face=head.face, mouth=head.mouth).items()}
+    return SplatViewer(rest, camera, dict(face=strength), playback_frames(moving, viewmats=head.viewmats[scene]), (wave, 16_000), **kwargs)

@@ -734,6 +734,8 @@ def head_turns_while_it_speaks(tab):
     tab.page.locator('.sg-splat .sg-play').click()
     frames, heard = np.array([(o['frame'], o['heard']) for o in seen if o['playing'] and o['heard']>0]).T
     assert len(np.unique(frames)) > 4 and np.abs(frames+.5-heard*25).max() < 2, frames
+    tab.kernel('viewer.frame = 45')
+    tab.page.wait_for_function("document.querySelector('.sg-splat').sg.state.shownFrame == 45")
     assert differ(tab.pixels(), rest) > .002
     tab.shot('11-head')
 
