@@ -342,7 +342,7 @@ def send_all(self:SplatViewer):
 @patch
 def chunk_bytes(self:SplatViewer, k): return self.motion.chunk_bytes(k)
 
-# %% ../nbs/03_viewer.ipynb #03-076
+# %% ../nbs/03_viewer.ipynb #03-077
 def jpeg_bytes(
     image,      # Picture [H,W,3] or [H,W]
     quality=90, # 1 to 95
@@ -352,7 +352,7 @@ def jpeg_bytes(
     Image.fromarray(to_uint8(image)).convert('RGB').save(file, 'jpeg', quality=quality)
     return file.getvalue()
 
-# %% ../nbs/03_viewer.ipynb #03-077
+# %% ../nbs/03_viewer.ipynb #03-078
 def wipe_pictures(
     a,     # Picture [H,W,3] left of the wipe
     b,     # Picture [H,W,3] right of it
@@ -364,7 +364,7 @@ def wipe_pictures(
     a[:,x:] = b[:,x:]
     return a
 
-# %% ../nbs/03_viewer.ipynb #03-078
+# %% ../nbs/03_viewer.ipynb #03-079
 class FramePlayer(StillWidget):
     "Play frames with their sound, wipe between two films, and look closer"
     _esm, _css = widget_script('frame_player.js'), STYLE
@@ -389,7 +389,7 @@ class FramePlayer(StillWidget):
         super().__init__(**kwargs)
         self.show(frames, other, sound, fps, names, labels)
 
-# %% ../nbs/03_viewer.ipynb #03-079
+# %% ../nbs/03_viewer.ipynb #03-080
 @patch
 def show(self:FramePlayer, frames, other=None, sound=None, fps=25., names=('A','B'), labels=()):
     "Replace the films; arguments as in the constructor"
@@ -405,7 +405,7 @@ def show(self:FramePlayer, frames, other=None, sound=None, fps=25., names=('A','
     self.still = png_bytes(picture)
     self.send_all()
 
-# %% ../nbs/03_viewer.ipynb #03-080
+# %% ../nbs/03_viewer.ipynb #03-081
 @patch
 def send_all(self:FramePlayer):
     "Send the head of the film and its sound to every open view"
@@ -415,7 +415,7 @@ def send_all(self:FramePlayer):
                 names=list(self.names), labels=[[str(t), float(a), float(b)] for t,a,b in self.labels], seconds=seconds)
     self.send(head, [b'' if self.sound is None else wav_bytes(*self.sound)])
 
-# %% ../nbs/03_viewer.ipynb #03-081
+# %% ../nbs/03_viewer.ipynb #03-082
 @patch
 def chunk_bytes(self:FramePlayer, k):
     "JPEG files of frames k*chunk to (k+1)*chunk: A, or A and B in turn"
