@@ -283,15 +283,19 @@ def parts_table(
     names:dict=PARTS,  # Part -> (symbol, meaning); a part that is not in the summary is shown as off
 )->str:                # HTML in the page's own colours
     "Shape, parameters and picture of every part"
-    cell = 'style="padding:2px 10px 2px 0;text-align:left;border:0"'
+    cell = 'style="padding:2px 8px 2px 0;text-align:left;border:0"'
     def row(k, name, about):
-        if k not in summary: return f'<tr style="opacity:.45"><td {cell}><s>{name}</s></td><td {cell}>{about}</td><td {cell} colspan=3>off</td></tr>'
+        about = f'<br><span style="opacity:.8">{about}</span></td>'
+        if k not in summary: return f'<tr style="opacity:.45"><td {cell}><s>{name}</s>{about}<td {cell} colspan=3>off</td></tr>'
         shape, n = summary[k]
-        picture = f'<img alt="{name} over {shape[0]} frames" src="{feature_picture(getattr(out, k))}" style="width:100%;min-width:90px;height:38px;image-rendering:pixelated;display:block;margin:2px 0">'
-        return f'<tr><td {cell}><b>{name}</b></td><td {cell}>{about}</td><td {cell[:-1]};white-space:nowrap">{" × ".join(map(str, shape))}</td><td {cell}>{n:,}</td><td style="padding:2px 0;width:45%;border:0">{picture}</td></tr>'
-    head = ''.join(f'<th scope="col" {cell}>{o}</th>' for o in ('part', '', 'output', 'parameters', f'{len(out.a)} frames (red above zero, blue below)'))
+        picture = f'<img alt="{name} over {shape[0]} frames" src="{feature_picture(getattr(out, k))}" style="width:100%;min-width:50px;height:36px;image-rendering:pixelated;display:block;margin:2px 0">'
+        return (f'<tr><td {cell}><b>{name}</b>{about}<td {cell[:-1]};white-space:nowrap">{" × ".join(map(str, shape))}</td><td {cell}>{n:,}</td>'
+                f'<td style="padding:2px 0;width:50%;border:0">{picture}</td></tr>')
+    head = ''.join(f'<th scope="col" {cell}>{o}</th>' for o in ('part', 'output', 'parameters', 'frames'))
     rows = ''.join(row(k, *v) for k,v in names.items())
-    return f'<table style="width:100%;border-collapse:collapse;line-height:1.35;color:var(--jp-ui-font-color1,inherit);font-size:12px"><tr>{head}</tr>{rows}</table>'
+    legend = f'{len(out.a)} frames from left to right, 32 channels from top to bottom: red above zero, blue below.'
+    return ('<table style="width:100%;border-collapse:collapse;line-height:1.35;color:var(--jp-ui-font-color1,inherit);font-size:12px">'
+            f'<caption style="caption-side:bottom;text-align:left">{legend}</caption><tr>{head}</tr>{rows}</table>')
 
 # %% ../nbs/07_encoder.ipynb #07-066
 def board_message(

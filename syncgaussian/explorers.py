@@ -171,11 +171,12 @@ def plot_lip_sync(
     half = max(map(len, measures.values()))//2
     plot_curves(measures, first=-half, xlabel='sound ahead (frames)', ylabel=measure, ax=axes[1])
     axes[1].yaxis.label.set_fontsize(7)
-    width, free = len(next(iter(tracks.values())))/fps/90, 0
-    for text,a,b in labels:
-        if (a+b)/2 < free: continue
-        axes[0].text((a+b)/2, 1.02, text, transform=axes[0].get_xaxis_transform(), fontsize=6, ha='center')
-        free = (a+b)/2+width*(.6+.5*len(text))
+    letter, free = len(next(iter(tracks.values())))/fps/90, 0. # about 4 px, in seconds
+    for text,start,end in labels:
+        middle, half = (start+end)/2, letter*(len(text)+.5)/2
+        if middle-half < free: continue
+        axes[0].text(middle, 1.02, text, transform=axes[0].get_xaxis_transform(), fontsize=6, ha='center')
+        free = middle+half
     return fig
 
 # %% ../nbs/03a_explorers.ipynb #03-030

@@ -508,7 +508,7 @@ def test_every_widget_in_jupyterlab(asked): everything_draws(asked, 'lab', ('Lig
 def test_narrow_cells_cut_nothing_off(asked):
     "A window of 720 px leaves some 300 to a cell: everything wraps or shrinks, nothing hangs over"
     asked.page.set_viewport_size(dict(width=720, height=1000)); asked.settle(1500)
-    over = asked.page.evaluate("""() => [...document.querySelectorAll('.jp-OutputArea-output:has(.jupyter-widgets, .sg-widget)')].map(o => [o.scrollWidth-o.clientWidth, o.textContent.slice(0, 60)]).filter(o => o[0] > 2)""")
+    over = asked.page.evaluate("""() => [...document.querySelectorAll('.jp-OutputArea-output:has(.jupyter-widgets, .sg-widget), .widget-html, .widget-html-content')].map(o => [o.scrollWidth-o.clientWidth, o.textContent.slice(0, 60)]).filter(o => o[0] > 2)""")
     for k,out in enumerate(asked.page.locator('.jp-OutputArea-child:has(.widget-checkbox, .sg-pictures)').all()):
         out.scroll_into_view_if_needed(); asked.settle(300)
         out.screenshot(path=str(SHOTS/f'narrow-{k}.png'))
