@@ -673,15 +673,15 @@ def test_notebook_07_boxes_rebuild_the_encoder(lab, browser):
     for text,row in {'a_hu: what': 'w/o a_hu', 'a_ave: how': 'w/o a_ave', 'sync adaption': 'w/o sync adaption', 'one Match-ATT': 'two Match-ATTs'}.items():
         box(text).uncheck()
         board.locator(f'[role=status]:has-text("{row}")').wait_for()
-        tab.until_changed(table, full, .002)
+        tab.until_changed(table, full, 2e-4)  # one number and one shade are a few hundred pixels
         assert table.locator('s').count()==(2 if 'w/o a_' in row else 0)
         box(text).check()
         board.locator('[role=status]:has-text("SyncGaussian")').wait_for(); tab.settle()
-        assert differ(tab.look(table), full) < 1e-3
+        assert differ(tab.look(table), full) < 1e-4
     handle = board.locator('.noUi-handle')
     handle.focus(); handle.press('ArrowRight')
     board.locator('[role=status]:has-text("4 rounds")').wait_for()
-    tab.until_changed(table, full, .002)
+    tab.until_changed(table, full, 2e-4)
     box('a_hu: what').uncheck()
     board.locator('[role=status]:has-text("w/o a_hu")').wait_for()
     assert box('sync adaption').is_disabled()
