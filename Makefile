@@ -15,9 +15,10 @@ demo: libraries
 test: libraries
 	$(BIN)/python -m pytest tests -q -ra $(PYTEST_ARGS)
 
+# The hooks' settings of Jupyter go into .venv as well: they clean notebooks as they are saved, and merge them cell by cell
 lab: setup
-	-$(BIN)/nbdev-install-hooks
-	$(BIN)/jupyter lab --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/nbs/index.ipynb --LabApp.news_url= --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate
+	-HOME="$(abspath $(VENV))" $(BIN)/nbdev-install-hooks
+	JUPYTER_CONFIG_PATH="$(abspath $(VENV))/.jupyter" $(BIN)/jupyter lab --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/nbs/index.ipynb --LabApp.extension_manager=readonly --LabApp.news_url= --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate
 
 setup: $(STAMP)
 

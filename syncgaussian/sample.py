@@ -12,8 +12,8 @@ __all__ = ['SIZE', 'FOCAL', 'RING', 'JAW', 'PIVOT', 'UPPER_LIP', 'LOWER_LIP', 'R
            'brow_shape', 'build_shapes', 'landmark_sides', 'mouth_plane', 'teeth_texture', 'lower_teeth_texture',
            'mouth_layers', 'eye_layer', 'Puppet', 'cut_holes', 'build_puppet', 'Frame', 'drawing_box', 'draw_inside',
            'render_frame', 'viseme_of', 'seal_lips', 'loudness', 'mouth_track', 'head_motion', 'blink_track',
-           'clip_weights', 'sample_clip_path', 'driving_speech_path', 'sample_speech', 'sample_truth', 'Moment',
-           'film_moment', 'save_truth', 'make_sample_clip']
+           'clip_weights', 'sample_clip_path', 'driving_speech_path', 'sample_speech', 'driving_speech', 'sample_truth',
+           'Moment', 'film_moment', 'save_truth', 'make_sample_clip']
 
 # %% ../nbs/04a_sample.ipynb #04-004
 import json, os
@@ -845,6 +845,10 @@ def driving_speech_path()->Path:
 def sample_speech()->tuple: # wave [S] float32 at 16 kHz, phones [(phone, start s, end s)]
     "The sentence of the sample clip and when each of its phones is spoken"
     return load_sound(sample_file('sample_speech.wav')), json.loads(sample_file('sample_phones.json').read_text())['phones']
+
+def driving_speech()->tuple: # wave [S] float32 at 16 kHz, phones [(phone, start s, end s)]
+    "The driving sentence and when each of its phones is spoken"
+    return load_sound(driving_speech_path()), json.loads(sample_file('sample_phones.json').read_text())['driving_phones']
 
 # %% ../nbs/04a_sample.ipynb #04-114
 def sample_truth(

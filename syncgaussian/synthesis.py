@@ -7,7 +7,7 @@ __all__ = ['BT601', 'SynthesisError', 'Listener', 'hear', 'hear_clip', 'fit_leng
            'in_pieces', 'moved_clouds', 'HeadRenderer', 'planes_from_rgb', 'rgb_from_planes', 'box_views',
            'all_windows', 'upload', 'fetch', 'finished', 'render_frames', 'backdrop_reader', 'write_film', 'synthesize',
            'pause_scores', 'stream', 'evaluate', 'evaluate_speech', 'comparison', 'save_picture', 'demo', 'versions',
-           'stage_seconds']
+           'stage_seconds', 'moving_gaussians', 'head_viewer']
 
 # %% ../nbs/11_synthesis.ipynb #11-002
 import json, os, time
@@ -87,7 +87,7 @@ def there_and_back(
     return np.where(k<n_recorded, k, 2*n_recorded-2-k)
 
 # %% ../nbs/11_synthesis.ipynb #11-016
-from .gaussians import eval_sh
+from .gaussians import Gaussians, eval_sh
 from .deformation import Motion, deform, fuse
 from .rasterizer import Rendering, rasterize
 
@@ -293,14 +293,18 @@ def write_film(
     batch:int=None,       # Default: 32 on a GPU, 8 on a CPU
     preset:str='veryfast',# Of x264
     progress:bool=False,
+    tell=None,            # Called with the share that is drawn, 0 to 1, after each batch
 )->Path:
     "Draw, compress and write at the same time"
     from tqdm.auto import tqdm
     gpu = head.viewmats.is_cuda
     batch = batch or (32 if gpu else 8)
     batches = render_frames(head, hu, ave, scene, backdrop_reader(head, planes=gpu), batch=batch, silence=silence)
-    frames = (f for b in tqdm(batches, total=-(-len(scene)//batch), disable=not progress, unit='batch', leave=False) for f in b)
-    return write_video(_parent(out), frames, fps=25, sound=sound, synthetic=True, preset=preset)
+    def frames():
+        for k, b in enumerate(tqdm(batches, total=-(-len(scene)//batch), disable=not progress, unit='batch', leave=False)):
+            yield from b
+            if tell: tell(min(1., (k+1)*batch/len(scene)))
+    return write_video(_parent(out), frames(), fps=25, sound=sound, synthetic=True, preset=preset)
 
 def _parent(path)->Path: Path(path).parent.mkdir(parents=True, exist_ok=True); return Path(path)
 
@@ -313,6 +317,7 @@ def synthesize(
     batch:int=None,       # Default: 32 on a GPU, 8 on a CPU
     progress:bool=True,
     preset:str='veryfast',# Of x264: 'ultrafast' where time matters more than the size of the file
+    tell=None,            # Called with the share that is drawn, 0 to 1, after each batch
 )->Path:                  # Raises `SynthesisError`, or `ClipError` for a sound that cannot be read
     "The head says the speech: an mp4 with its sound, tagged as synthetic"
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
@@ -320,7 +325,7 @@ def synthesize(
     wave = load_sound(speech)
     hu, ave = hear(head, wave)
     scene = there_and_back(len(hu), len(head.viewmats), start)
-    return write_film(head, out, hu, ave, scene, hear_pauses(head, wave, len(hu)), speech, batch, preset, progress)
+    return write_film(head, out, hu, ave, scene, hear_pauses(head, wave, len(hu)), speech, batch, preset, progress, tell)
 
 # %% ../nbs/11_synthesis.ipynb #11-040
 def pause_scores(
@@ -488,3 +493,44 @@ def stage_seconds(head:TalkingHead)->dict:
     rows, spent, last = head.info.get('history', []), {}, 0.
     for h in rows: spent[h['stage']] = spent.get(h['stage'], 0.)+h.get('seconds', 0.)-last; last = h.get('seconds', 0.)
     return {k:round(v, 1) for k, v in spent.items()}
+
+# %% ../nbs/11_synthesis.ipynb #11-080
+@torch.no_grad()
+def moving_gaussians(
+    head:TalkingHead,
+    hu, ave,              # Speech features [T,W,D], [T,1,512]
+    scene:np.ndarray,     # [T] recorded frame that lends pose and expression
+    silence=None,         # [T], 1 where the mouth is to be closed
+    batch:int=25,
+)->dict:                  # face, mouth -> (means [T,N,3] m, quats [T,N,4], scales [T,N,3] m), on the CPU
+    "Where every Gaussian of a driven head is in every frame"
+    hu, ave, device = all_windows(hu), all_windows(ave), head.viewmats.device
+    silence = torch.zeros(len(hu), device=device) if silence is None else silence
+    parts, places, teeth = dict(face=[], mouth=[]), head.face_field.places(head.face.means), head.mouth_field.places(head.mouth.means)
+    for k in range(0, len(scene), batch):
+        at, i = slice(k, min(k+batch, len(scene))), torch.as_tensor(scene[k:k+batch], device=device)
+        a = head.listen(hu[at], ave[at], silence[at]).a
+        parts['face'].append([x.cpu() for x in deform(head.face, head.face_field(head.face.means, a, head.expression[i], places))])
+        parts['mouth'].append([x.cpu() for x in deform(head.mouth, head.mouth_field(head.mouth.means, a, teeth))])
+    return {k:tuple(map(torch.cat, zip(*v))) for k, v in parts.items()}
+
+# %% ../nbs/11_synthesis.ipynb #11-081
+@torch.no_grad()
+def head_viewer(
+    head:TalkingHead,
+    wave:np.ndarray,     # Speech [S], mono at 16 kHz
+    start:int=0,         # Recorded frame to start from
+    seconds:float=20.,   # Of the speech at most: a second of 10,000 Gaussians takes 5 MB
+    **kwargs,            # For `SplatViewer`: size, color, mode, ...
+):                       # A `SplatViewer` that plays the driven Gaussians with their sound
+    "Walk around a head while it speaks"
+    from syncgaussian.viewer import SplatViewer, playback_frames
+    wave = wave[:int(seconds*16_000)]
+    hu, ave = hear(head, wave)
+    scene = there_and_back(len(hu), len(head.viewmats), start)
+    moving = moving_gaussians(head, hu, ave, scene, hear_pauses(head, wave, len(hu)))
+    strength = torch.stack([o.norm(dim=-1) for o in head.face_field.places(head.face.means)[1:]], -1).cpu()
+    strength = strength/strength.amax(0).clamp(min=1e-9)
+    camera = head.scene_camera(torch.as_tensor(scene[:1], device=head.viewmats.device)).to('cpu')
+    rest = {k:Gaussians(moving[k][0].mean(0), *(p.cpu() for p in list(g.parameters())[1:])) for k, g in dict(face=head.face, mouth=head.mouth).items()}
+    return SplatViewer(rest, camera, dict(face=strength), playback_frames(moving, viewmats=head.viewmats[scene]), (wave, 16_000), **kwargs)

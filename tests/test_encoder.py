@@ -82,10 +82,22 @@ def test_board_without_a_browser():
     import matplotlib; matplotlib.use('agg')
     board = encoder_board(torch.randn(20, 2, 16), torch.randn(20, 1, 512))
     assert set(board.summary) == {'hu', 'ave', 'adapted', 'a', 'a_ave'}
-    board.children[0].children[2].value = False
-    assert board.summary['adapted'][1] == 0
-    board.children[0].children[1].value = False
-    assert 'a_ave' not in board.summary
+    assert board.still[:4]==b'\x89PNG' and 'image/png' in board._repr_mimebundle_()
+    board.boxes['use_sync_adaption'].value = False
+    assert board.summary['adapted'][1] == 0 and board.rounds.disabled and 'w/o sync adaption' in board.message.value
+    board.boxes['use_ave'].value = False
+    assert 'a_ave' not in board.summary and board.boxes['L_ah'].disabled and '<s>' in board.table.value
+    board.boxes['use_hu'].value = False
+    assert 'role="alert"' in board.message.value and board.table.value == ''
+    for box in board.boxes.values(): box.value = True
+    assert set(board.summary) == {'hu', 'ave', 'adapted', 'a', 'a_ave'}
+
+def test_a_switch_leaves_the_other_parts_alone():
+    "The board shows the switch, not another throw of the dice"
+    hu, ave = torch.randn(20, 2, 16), torch.randn(20, 1, 512)
+    full, less = board_encoder(hu, ave), board_encoder(hu, ave, rounds=5, use_sync_adaption=False, shared_match_attention=False)
+    for k, v in less.state_dict().items():
+        if k in full.state_dict(): assert torch.equal(v, full.state_dict()[k]), k
 
 def test_features_start_at_one_size(batch):
     "Whatever the inputs' offsets and sizes are, both features vary by 1 and survive saving"

@@ -124,6 +124,19 @@ def test_a_second_voice_waits(speaker):
     assert 'still busy' in speaker.sound.status and speaker.takes==1
     go.set(); speaker.worker.join()
 
+# ---------------------------------------------------------------- what a reader without a kernel sees
+
+def test_every_widget_of_the_course_has_its_still_in_the_notebook():
+    "The notebooks hold a PNG where a widget stands, and no widget that nobody could open"
+    names, seen = ('SplatViewer','FramePlayer','CurvePlot','VideoPlayer','SpeakNow','LipSyncExplorer','PoseExplorer','PlaneExplorer','AblationBoard','UserStudy','StillBox'), []
+    for path in sorted((STATIC.parents[1]/'nbs').glob('*.ipynb')):
+        for output in (o for c in json.loads(path.read_text())['cells'] for o in c.get('outputs', [])):
+            data = output.get('data', {})
+            assert 'application/vnd.jupyter.widget-view+json' not in data, path.name
+            name = ''.join(data.get('text/plain', '')).rstrip('()')
+            if name in names: seen.append(name); assert len(data['image/png']) > 1000, (path.name, name)
+    assert set(seen)==set(names), set(names)-set(seen)
+
 # ---------------------------------------------------------------- the study
 
 FILMS = {c: {m: f'{c}-{m}.mp4' for m in ('ours','theirs','truth')} for c in 'abcdefgh'}

@@ -3,7 +3,7 @@ import numpy as np, pytest
 
 from syncgaussian.clip import BLENDSHAPES, detect_landmarks, load_sound, read_video
 from syncgaussian.assets import AssetError, sample_file
-from syncgaussian.sample import (canonical_points, make_sample_clip, project, sample_clip_path, sample_speech,
+from syncgaussian.sample import (canonical_points, driving_speech, make_sample_clip, project, sample_clip_path, sample_speech,
                                  sample_truth)
 
 @pytest.fixture(scope='module')
@@ -35,6 +35,24 @@ def test_sound():
     shift = np.argmax([np.dot(track[2000+k:n-2000+k], wave[2000:n-2000]) for k in range(-1600, 1600, 40)])*40-1600
     assert abs(shift)<=640, 'sound and frames are out of step by more than a frame'
     assert phones[0][1]>=0 and phones[-1][2]<=12 and all(a<b for _,a,b in phones)
+
+def test_phones_of_the_driving_sentence_lie_on_its_sound():
+    "In order, inside the sound; vowels are loud, and nothing is labelled where the sound is silent"
+    wave,phones = driving_speech()
+    begin,end = np.array([o[1:] for o in phones]).T
+    assert (begin<end).all() and (begin[1:]>=end[:-1]-1e-6).all() and 0<begin[0] and end[-1]<len(wave)/16000
+    level = lambda a,b: float(np.sqrt((wave[int(a*16000):int(b*16000)]**2).mean()))
+    vowels = [level(a,b) for p,a,b in phones if p[0] in 'aAeEiIoOuU0V']
+    assert len(vowels)>10 and min(vowels) > 4*level(0, begin[0]-.05)+.02 and level(end[-1]+.1, 6) < .01
+
+def test_the_synthesiser_says_the_same_again(project):
+    "Where espeak-ng is installed in the version that was used: sounds within one step of 16 bit, phones equal"
+    import ctypes, runpy
+    try: about = ctypes.CDLL('libespeak-ng.so.1').espeak_Info
+    except OSError: pytest.skip('libespeak-ng is not installed: apt-get install libespeak-ng1')
+    about.restype = ctypes.c_char_p
+    if not about(None).startswith(b'1.51'): pytest.skip(f'espeak-ng {about(None).decode()} is not 1.51')
+    assert all(runpy.run_path(str(project/'benchmarks/sample_speech.py'))['main']().values())
 
 def test_truth_is_consistent(truth):
     t = len(truth['viewmats'])

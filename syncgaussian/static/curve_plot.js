@@ -2,6 +2,7 @@
 // The curves come as one binary message; the playhead and the offset are traits, so that other widgets can be tied to them.
 
 const COLORS = ['#3d85d8', '#e07020', '#2f9e5b', '#a06ac8', '#c8508c', '#8a8a30']
+const CLOSE = 4  // units of the axis that are shown around the playhead when one looks closer
 const DASHES = [[], [7, 3], [2, 3], [9, 3, 2, 3], [4, 4], [1, 2]]
 
 function ticks(lo, hi, most) {
@@ -16,11 +17,12 @@ function render({model, el}) {
   const canvas = h('canvas', {class: 'sg-curves', role: 'slider', tabindex: '0', 'aria-label': 'Place on the axis: arrow keys move it, with shift by ten'})
   const still = h('img', {class: 'sg-still', alt: 'Still picture of the curves'})
   const legend = h('div', {class: 'sg-row sg-legend'})
-  const root = h('div', {class: 'sg-widget sg-plot', role: 'group', 'aria-label': 'Curves', 'data-lm-suppress-shortcuts': 'true'}, still, canvas, legend)
+  const zoom = h('input', {type: 'checkbox', 'aria-label': `Show ${CLOSE} units of the axis around the playhead`}), zoomField = h('label', {class: 'sg-field'}, zoom, h('span', {}, 'closer'))
+  const root = h('div', {class: 'sg-widget sg-plot', role: 'group', 'aria-label': 'Curves', 'data-lm-suppress-shortcuts': 'true'}, still, canvas, h('div', {class: 'sg-row'}, legend, zoomField))
   el.append(root)
   showStill(still)
 
-  let data = null, values = [], dirty = false, closed = false, frame = null
+  let data = null, values = [], dirty = false, closed = false, frame = null, held = null
   const touch = () => { if (!dirty && !closed) { dirty = true; requestAnimationFrame(draw) } }
   const first = () => data.first, last = () => data.first+Math.max(1, ...data.values.map(v => v.length))-1
   const sample = (k, at) => data.values[k][Math.round(at)-data.first+(data.moving[k] ? Math.round(get('offset')) : 0)]
@@ -33,6 +35,12 @@ function render({model, el}) {
     return [lo-pad, hi+pad]
   }
 
+  function part() {  // the samples between the edges of the picture: all, or some around the playhead (they stay while it is dragged)
+    const lo = first(), hi = Math.max(last(), lo+1), half = get('window')/data.dx/2
+    if (!half || 2*half >= hi-lo) return [lo, hi]
+    const middle = clamp(get('cursor'), lo+half, hi-half)
+    return held ?? [middle-half, middle+half]
+  }
   function draw() {
     dirty = false
     const W = root.clientWidth-16
@@ -43,12 +51,12 @@ function render({model, el}) {
     const c = canvas.getContext('2d')
     c.setTransform(sharp, 0, 0, sharp, 0, 0); c.font = '11px sans-serif'
     const words = data.labels.length ? 15 : 0, own = data.own, left = own ? 20 : 52, right = W-8, top = 6, bottom = H-30-words
-    const span = Math.max(last()-first(), 1), x = i => left+(i-first())/span*(right-left), shared = range(data.values)
+    const [lo, hi] = part(), span = hi-lo, x = i => left+(i-lo)/span*(right-left), shared = range(data.values)
     const ranges = data.values.map(v => own ? range([v]) : shared), y = (k, v) => bottom-(v-ranges[k][0])/(ranges[k][1]-ranges[k][0])*(bottom-top)
-    frame = {left, right, span}
+    frame = {left, right, lo, hi}
     c.fillStyle = paper; c.fillRect(left, top, right-left, bottom-top)
     c.fillStyle = ink; c.textAlign = 'center'; c.textBaseline = 'top'
-    for (const t of ticks(first()*data.dx, last()*data.dx, Math.max(2, (right-left)/80))) {
+    for (const t of ticks(lo*data.dx, hi*data.dx, Math.max(2, (right-left)/80))) {
       const at = x(t/data.dx)
       line(c, faint, 1, [at, top], [at, bottom]); c.fillText(`${t}`, at, bottom+3)
     }
@@ -76,9 +84,9 @@ function render({model, el}) {
     })
     c.setLineDash([])
     let free = left
-    const roomy = (right-left)/Math.max(data.labels.length, 1) > 14
+    const seen = data.labels.filter(o => x(o[2]/data.dx-get('offset')) > left && x(o[1]/data.dx-get('offset')) < right), roomy = (right-left)/Math.max(seen.length, 1) > 14
     c.fillStyle = ink; c.textAlign = 'center'; c.textBaseline = 'alphabetic'; c.font = '11px sans-serif'
-    for (const [text, start, end] of data.labels) {
+    for (const [text, start, end] of seen) {
       const a = x(start/data.dx-get('offset')), b = x(end/data.dx-get('offset')), half = c.measureText(text).width/2
       if (roomy) line(c, faint, 1, [a, bottom+16], [a, bottom+15+words])
       if ((a+b)/2-half >= free) { c.fillText(text, (a+b)/2, bottom+26); free = (a+b)/2+half+2 }
@@ -94,7 +102,7 @@ function render({model, el}) {
     const said = data.labels.find(o => o[1] <= (at+.5+get('offset'))*data.dx && (at+.5+get('offset'))*data.dx < o[2])
     const where = `${+(at*data.dx).toFixed(2)}${said ? ` [${said[0]}]` : ''}`
     values.forEach((o, k) => { o.textContent = figure(sample(k, at)) })
-    legend.firstChild.textContent = where
+    legend.firstChild.textContent = `${data.xlabel}: ${where}`
     canvas.setAttribute('aria-valuemin', first()); canvas.setAttribute('aria-valuemax', last()); canvas.setAttribute('aria-valuenow', at)
     canvas.setAttribute('aria-valuetext', `${data.xlabel} ${where}: `+data.names.map((n, k) => `${n} ${figure(sample(k, at))}`).join(', '))
   }
@@ -104,11 +112,11 @@ function render({model, el}) {
     const at = clamp(Math.round(i), first(), last())
     model.set('cursor', at); setSoon({cursor: at}); touch()
   }
-  const rub = e => { if (frame) seek(first()+(e.clientX-canvas.getBoundingClientRect().left-frame.left)/(frame.right-frame.left)*frame.span) }
+  const rub = e => { if (frame) seek(frame.lo+(e.clientX-canvas.getBoundingClientRect().left-frame.left)/(frame.right-frame.left)*(frame.hi-frame.lo)) }
   let rubbing = false
-  on(canvas, 'pointerdown', e => { rubbing = true; canvas.setPointerCapture(e.pointerId); canvas.focus({preventScroll: true}); rub(e) })
+  on(canvas, 'pointerdown', e => { rubbing = true; held = frame && get('window') ? [frame.lo, frame.hi] : null; canvas.setPointerCapture(e.pointerId); canvas.focus({preventScroll: true}); rub(e) })
   on(canvas, 'pointermove', e => { if (rubbing) rub(e) })
-  for (const end of ['pointerup', 'pointercancel', 'lostpointercapture']) on(canvas, end, () => { rubbing = false })
+  for (const end of ['pointerup', 'pointercancel', 'lostpointercapture']) on(canvas, end, () => { rubbing = false; held = null; touch() })
   const step = (e, d) => seek(get('cursor')+d*(e.shiftKey ? 10 : 1))
   const keys = {ArrowLeft: e => step(e, -1), ArrowRight: e => step(e, 1), Home: () => seek(-1e9), End: () => seek(1e9)}
   on(canvas, 'keydown', e => { if (keys[e.key] && !e.ctrlKey && !e.metaKey && !e.altKey) { e.preventDefault(); e.stopPropagation(); keys[e.key](e) } })
@@ -123,8 +131,12 @@ function render({model, el}) {
       c.setLineDash(DASHES[k%DASHES.length]); line(c, COLORS[k%COLORS.length], 2.5, [0, 4], [26, 4])
       return h('span', {class: 'sg-field'}, sample, h('span', {}, name), values[k])
     }))
+    zoomField.hidden = !data.labels.length || (last()-first())*data.dx < 1.5*CLOSE
     touch()
   })
+  const pullZoom = () => { zoom.checked = get('window') > 0; touch() }
+  on(zoom, 'change', () => { model.set('window', zoom.checked ? CLOSE : 0); model.save_changes(); touch() }); watch('change:window', pullZoom)
+  zoomField.hidden = true; pullZoom()
   for (const name of ['cursor', 'offset', 'height']) watch('change:'+name, touch)
   redraw(root, touch)
 

@@ -124,10 +124,11 @@ function render({model, el}) {
     }
     context.fillStyle = style.getPropertyValue('--sg-ink'); context.font = `${10*sharp}px sans-serif`; context.textAlign = 'center'
     let free = 0
+    const roomy = W/sharp/Math.max(film.labels.length, 1) > 14
     for (const [text, start, end] of film.labels) {
       const middle = x((start+end)/2-shift), half = context.measureText(text).width/2
       if (middle-half >= free) { context.fillText(text, middle, H-3*sharp); free = middle+half+2*sharp }
-      line(context, style.getPropertyValue('--sg-line'), 1, [x(start-shift), H-foot], [x(start-shift), H])
+      if (roomy) line(context, style.getPropertyValue('--sg-line'), 1, [x(start-shift), H-foot], [x(start-shift), H])
     }
     const now = x(frame/film.fps)
     line(context, style.getPropertyValue('--sg-warm'), 2*sharp, [now, 0], [now, H])

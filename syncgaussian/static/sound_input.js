@@ -19,17 +19,17 @@ function render({model, el}) {
   const root = h('div', {class: 'sg-widget sg-sound', role: 'group', 'aria-label': 'Sound input', 'data-lm-suppress-shortcuts': 'true', 'data-state': 'drawn'},
     h('div', {class: 'sg-row'}, record, meter, time, drop), bar, status)
   el.append(root)
-  const say = text => { status.textContent = text }
+  const say = (text, failed = true) => { status.textContent = text; root.classList.toggle('sg-failed', failed) }
 
   let mic = null, taken = 0, closed = false
   const pull = () => {
-    say(get('status')); bar.value = get('progress'); bar.hidden = !get('busy')
+    say(get('status'), get('failed')); bar.value = get('progress'); bar.hidden = !get('busy')
     record.disabled = file.disabled = get('busy')
     meter.hidden = time.hidden = !mic
     record.textContent = mic ? '■ Stop' : '● Record'
     root.dataset.busy = get('busy') ? '1' : ''
   }
-  for (const name of ['status', 'progress', 'busy']) watch('change:'+name, pull)
+  for (const name of ['status', 'progress', 'busy', 'failed']) watch('change:'+name, pull)
   pull()
 
   async function start() {
@@ -57,7 +57,7 @@ function render({model, el}) {
     }
     context.createMediaStreamSource(stream).connect(tap).connect(mute).connect(context.destination)
     mic = {end(keep) { stream.getTracks().forEach(o => o.stop()); context.close(); if (keep) flush(); model.send({kind: keep ? 'end' : 'drop'}) }}
-    pull(); say('Recording. Stop when you have said your sentence.')
+    pull(); say('Recording. Stop when you have said your sentence.', false)
   }
   function stop(keep = true) { const was = mic; mic = null; was?.end(keep); if (!closed) pull() }
   on(record, 'click', () => mic ? stop() : start())

@@ -210,15 +210,15 @@ function render({model, el}) {
 
   const gl = canvas.getContext('webgl2', {alpha: true, antialias: false, premultipliedAlpha: true})
   if (!gl) {
-    canvas.hidden = true; root.dataset.state = 'no-webgl2'
-    status.textContent = 'This browser does not offer WebGL2, so the Gaussians cannot be turned here; the still picture above was drawn by the rasteriser.'
+    canvas.hidden = true; root.dataset.state = 'no-webgl2'; root.classList.add('sg-failed')
+    status.textContent = 'This browser does not offer WebGL2, so the Gaussians cannot be turned here: switch on its hardware acceleration or take another browser. The still picture above was drawn by the rasteriser.'
     return leave
   }
 
   // state of this view
   let painter = makePainter(gl), cloud = null, means = null, order = new Uint32Array(0), count = 0
   let pose = {yaw: get('yaw'), pitch: get('pitch'), zoom: get('zoom')}
-  let dirty = false, resort = true, shownFrame = -1, heard = 0, rate = 0, last = 0, closed = false
+  let dirty = false, resort = true, sorted = 0, shownFrame = -1, heard = 0, rate = 0, last = 0, closed = false
   const touch = (sort = false) => { resort ||= sort; if (!dirty && !closed) { dirty = true; requestAnimationFrame(draw) } }
 
   // -------- controls
@@ -320,6 +320,7 @@ function render({model, el}) {
     if (!motion()) return
     playing = !playing
     if (playing && frame >= motion().frames-1) seek(0)
+    status.setAttribute('aria-live', playing ? 'off' : 'polite')
     play.textContent = playing ? '⏸' : '▶'; play.setAttribute('aria-label', playing ? 'Pause' : 'Play')
     started = performance.now()-1000*frame/motion().fps
     if (!playing) sound.pause()
@@ -360,7 +361,9 @@ function render({model, el}) {
       touch(true)
     }
   }
-  const describe = () => `${cloud.n.toLocaleString('en')} Gaussians`+(rate ? ` · ${rate.toFixed(0)} frames a second` : '')
+  const legend = () => ({opacity: 'dark is transparent, yellow opaque', depth: 'yellow is near, dark far', attention: 'red listens to speech, blue to expression, purple to both',
+    displacement: `dark is at rest, yellow ${(1000*(motion()?.far || 0)).toPrecision(2)} mm from its place`})[get('color')]
+  const describe = () => [`${cloud.n.toLocaleString('en')} Gaussians`, legend(), rate && playing && `${rate.toFixed(0)} frames a second`].filter(o => o).join(' · ')
   watch('msg:custom', onMessage)
 
   function resize() {
@@ -381,7 +384,7 @@ function render({model, el}) {
   function paint() {
     const view = get('follow') && cloud.views ? cloud.views.subarray(16*frame, 16*frame+16) : cloud.view
     const now = orbit(view, cloud.target, pose.yaw, pose.pitch, pose.zoom), f = canvas.height/cloud.height
-    if (resort) { count = sortFarToNear(means, cloud.n, cloud.layers, name => !get('hidden').includes(name), now.R, now.t, order); painter.load('order', order); resort = false }
+    if (resort) { const begin = performance.now(); count = sortFarToNear(means, cloud.n, cloud.layers, name => !get('hidden').includes(name), now.R, now.t, order); sorted = performance.now()-begin; painter.load('order', order); resort = false }
     const z = apply(now.R, cloud.target)[2]+now.t[2]
     painter.paint(count, now, {mode: get('mode'), color: get('color'), grow: get('grow'), fade: get('fade'), far: motion()?.far || 1,
       K: cloud.K.map(x => x*f), width: canvas.width, height: canvas.height, depths: [z-cloud.radius, z+cloud.radius]})
@@ -397,7 +400,8 @@ function render({model, el}) {
     if (at && at-last < 1000) rate = rate ? .9*rate+.1*1000/Math.max(at-last, 1) : 1000/Math.max(at-last, 1)
     else rate = 0
     last = at || 0
-    if (playing) { status.textContent = describe(); touch() }
+    if (status.textContent !== describe()) status.textContent = describe()
+    if (playing) touch()
   }
   on(canvas, 'webglcontextlost', e => { e.preventDefault(); status.textContent = 'The graphics context was lost; it is being restored.' })
   on(canvas, 'webglcontextrestored', () => { painter = makePainter(gl); if (cloud) { upload(); status.textContent = describe() } })
@@ -413,15 +417,15 @@ function render({model, el}) {
     },
     bench(frames = 20) {
       const was = {...pose}, one = new Uint8Array(4), begin = performance.now()
-      let sorting = 0
+      let submit = 0, sort = 0
       for (let i=0; i<frames; i++) {
         pose.yaw += .05; resort = true
-        const t = performance.now(); paint(); sorting += performance.now()-t
+        const t = performance.now(); paint(); submit += performance.now()-t; sort += sorted
         gl.readPixels(0, 0, 1, 1, gl.RGBA, gl.UNSIGNED_BYTE, one)
       }
       const ms = (performance.now()-begin)/frames
       pose = was; touch(true)
-      return {ms, submit: sorting/frames, width: canvas.width, height: canvas.height}
+      return {ms, sort: sort/frames, submit: submit/frames, width: canvas.width, height: canvas.height}
     },
     get state() { return {frame, shownFrame, playing, heard, ...pose, count} },
   }
