@@ -291,7 +291,7 @@ def blend_windows(
             out[a:b] += (y*fade)[a-s:b-s]
     return out
 
-# %% ../nbs/06_speech.ipynb #06-051
+# %% ../nbs/06_speech.ipynb #06-054
 def load_features(
     path,     # .npy in the ancestors' layout: aud_hu [N,2,1024], aud_ds [N,16,29], aud_ave [N,512] or [N,1,512]
     n:int,    # Frames of the recording
@@ -307,7 +307,7 @@ def load_features(
     if not np.isfinite(x).all(): raise SpeechError(f'{path} holds NaN or infinite features: extract them again.')
     return x[np.minimum(np.arange(n), len(x) - 1)].astype(np.float32)
 
-# %% ../nbs/06_speech.ipynb #06-053
+# %% ../nbs/06_speech.ipynb #06-056
 class SpeechFeatures:
     "A frozen speech model: sound in, a short stack of features for each video frame out (paper 3.2, a_hu)"
     def __init__(self,
@@ -329,7 +329,7 @@ class SpeechFeatures:
         x = blend_windows(self.model, normalise_speech(wave), self.device)
         return x.reshape(len(wave)//SAMPLES, -1, self.model.dim)
 
-# %% ../nbs/06_speech.ipynb #06-059
+# %% ../nbs/06_speech.ipynb #06-062
 def save_features(
     clip,                # A prepared clip
     name:str,            # Under which `clip.features` finds them
@@ -404,7 +404,7 @@ class _ClipSpeech:
     def __len__(self): return self.n
     def __getitem__(self, s): return (self.samples[s]/np.float32(32768) - self.mean)*self.gain
 
-# %% ../nbs/06_speech.ipynb #06-065
+# %% ../nbs/06_speech.ipynb #06-068
 AVE_ROWS = 16 # mel rows (0.2 s) that one audio-visual feature hears
 
 def ave_mel(
@@ -432,7 +432,7 @@ def ave_rows(
     "Frame t hears 0.2 s from frame t-2 on; the first and last two frames repeat their neighbours"
     return np.minimum((np.clip(np.asarray(t) - 2, 0, None)*3.2).astype(int), max(0, rows - AVE_ROWS))
 
-# %% ../nbs/06_speech.ipynb #06-068
+# %% ../nbs/06_speech.ipynb #06-071
 class ConvBlock(nn.Module):
     "Convolution, batch norm, ReLU, with a shortcut where shapes stay"
     def __init__(self, c_in, c_out, k, stride=1, pad=0, residual=False):
@@ -463,7 +463,7 @@ class AudioVisualEncoder(nn.Module):
         self.load_state_dict({k if k.startswith('audio_encoder.') else 'audio_encoder.' + k:v.float() if v.is_floating_point() else v for k,v in state.items()})
         return self.eval()
 
-# %% ../nbs/06_speech.ipynb #06-070
+# %% ../nbs/06_speech.ipynb #06-073
 @torch.no_grad()
 def ave_features(
     model:AudioVisualEncoder, # Trained encoder
@@ -482,7 +482,7 @@ def ave_features(
         out.append(model.eval()(mel[:,first - first[0]].transpose(0, 1)[:,None].to(device)).cpu().numpy())
     return np.concatenate(out)[:,None]
 
-# %% ../nbs/06_speech.ipynb #06-073
+# %% ../nbs/06_speech.ipynb #06-076
 class SyncClip(NamedTuple):
     "What training in and out of step needs of a clip"
     name:str
@@ -533,7 +533,7 @@ def sync_clip(
     wave = cut(normalise_speech(clip.wave), int(i[0])*SAMPLES, len(i)*SAMPLES)
     return SyncClip(Path(clip.dir).name, wave, mouth_crops((clip.frames([k])[0] for k in i) if len(i) > 400 else clip.frames(i), landmarks), mouth_shape(landmarks))
 
-# %% ../nbs/06_speech.ipynb #06-076
+# %% ../nbs/06_speech.ipynb #06-079
 class LipEncoder(nn.Module):
     "Five frames of a mouth -> where they lie among the sounds"
     def __init__(self, dim=64):
@@ -556,7 +556,7 @@ class LipEncoder(nn.Module):
         "Where the sound lies, in the same space"
         return F.normalize(self.listen(ave), dim=-1)
 
-# %% ../nbs/06_speech.ipynb #06-078
+# %% ../nbs/06_speech.ipynb #06-081
 def step_matrix(
     a:Tensor, # Sounds [S,L,D] on the unit sphere
     v:Tensor, # Lips [S,L,D]
@@ -587,7 +587,7 @@ def offset_loss(agreement, scale, max_offset=15):
     scores = offset_scores(agreement, max_offset)
     return F.cross_entropy(scale*scores, torch.full((len(scores),), max_offset, device=scores.device))
 
-# %% ../nbs/06_speech.ipynb #06-081
+# %% ../nbs/06_speech.ipynb #06-084
 def augment_mel(
     mel:Tensor, # [S,L,80,16] in -4..4
     rng:torch.Generator,
@@ -623,7 +623,7 @@ def middle(
     "Crops without augmentation"
     return crops[...,4:-4,4:-4].float()/127.5 - 1
 
-# %% ../nbs/06_speech.ipynb #06-084
+# %% ../nbs/06_speech.ipynb #06-087
 def at_speed(
     clip:SyncClip,
     rate:float, # 1.1: a tenth faster and higher
@@ -634,7 +634,7 @@ def at_speed(
     wave = np.interp((np.arange(n*SAMPLES) + .5)*rate - .5, np.arange(len(clip.wave)), clip.wave).astype(np.float32)
     return SyncClip(f'{clip.name}@{rate}', wave, clip.crops[near], clip.shape[near])
 
-# %% ../nbs/06_speech.ipynb #06-086
+# %% ../nbs/06_speech.ipynb #06-089
 class SyncData:
     "Clips on the training device, and random stretches of them"
     def __init__(self, clips, length, device, seed):
@@ -666,7 +666,7 @@ def sync_loss(
     parts = dict(contrast=contrastive_loss(m, frame), offset=offset_loss(m, wide, min(15, L//3)), shape=F.mse_loss(lips.shape(ave).view(S, L, -1), shape))
     return sum(parts.values()), parts
 
-# %% ../nbs/06_speech.ipynb #06-087
+# %% ../nbs/06_speech.ipynb #06-090
 @torch.no_grad()
 def settle_norms(model:AudioVisualEncoder, lips:LipEncoder, data:SyncData, batch=2, repeats=8):
     "Measure the batch norms' mean and spread anew: after a short training their running averages lag behind the weights"
@@ -675,7 +675,7 @@ def settle_norms(model:AudioVisualEncoder, lips:LipEncoder, data:SyncData, batch
     for _ in range(repeats): sync_loss(model.train(), lips.train(), *data.batch(batch))
     for m in norms: m.momentum = .1
 
-# %% ../nbs/06_speech.ipynb #06-088
+# %% ../nbs/06_speech.ipynb #06-091
 @torch.no_grad()
 def unit_scale(
     model:AudioVisualEncoder,
@@ -687,7 +687,7 @@ def unit_scale(
     norm.weight.div_(float(rms)); norm.bias.div_(float(rms))
     return model
 
-# %% ../nbs/06_speech.ipynb #06-089
+# %% ../nbs/06_speech.ipynb #06-092
 @torch.no_grad()
 def lip_features(
     lips:LipEncoder,
@@ -734,7 +734,7 @@ def offset_accuracy(
     means = F.avg_pool1d(table[None], window, 1)[0][:,max_offset:-max_offset or None][:,::step]
     return ((o[means.argmax(0)] - true).abs() <= tolerance).float().mean().item()
 
-# %% ../nbs/06_speech.ipynb #06-090
+# %% ../nbs/06_speech.ipynb #06-093
 def train_audio_visual_encoder(
     clips,             # Prepared clips, or `SyncClip`s
     seconds=60.,       # Time to train
@@ -770,7 +770,7 @@ def train_audio_visual_encoder(
     settle_norms(model, lips, data, batch)
     return unit_scale(model, clips).cpu().eval(), lips.cpu().eval(), history
 
-# %% ../nbs/06_speech.ipynb #06-101
+# %% ../nbs/06_speech.ipynb #06-104
 def save_sync_pair(
     path, model:AudioVisualEncoder, lips:LipEncoder,
     card=None, # What it was trained on and how well it does, as a dict
@@ -806,7 +806,7 @@ def load_audio_visual_encoder(
     state = load_file(path)
     return load_sync_pair(path)[0] if any(k.startswith('ave.') for k in state) else AudioVisualEncoder().load_published(state)
 
-# %% ../nbs/06_speech.ipynb #06-105
+# %% ../nbs/06_speech.ipynb #06-108
 def sync_pair_card(
     path=None, # File written by `save_sync_pair`; None: the one that ships with the package
 )->dict:
@@ -816,7 +816,7 @@ def sync_pair_card(
     if not path.is_file(): raise SpeechError(f'There is no trained sync pair {path}: train one with train_audio_visual_encoder.')
     with safe_open(path, 'pt') as f: return json.loads((f.metadata() or {}).get('card', '{}'))
 
-# %% ../nbs/06_speech.ipynb #06-115
+# %% ../nbs/06_speech.ipynb #06-118
 def fit_to_person(
     clip,        # A prepared clip or a `SyncClip`
     frames=None, # Its training split
