@@ -114,7 +114,7 @@ def other_rows(results:list, out_dir, cfg:SyncGaussianConfig)->list:
     have, found = {(r['row'], r['seed']) for r in results}, []
     for path in sorted(Path(out_dir).glob('*/scores.json')):
         r = json.loads(path.read_text())
-        same = r.get('config')==ablate(override(cfg, seed=r['seed']), r['row']).to_dict()
+        same = r['row'] in ABLATIONS|EXTRACTORS and r.get('config')==ablate(override(cfg, seed=r['seed']), r['row']).to_dict()
         if same and (r['row'], r['seed']) not in have: found.append(r)
     return found
 

@@ -100,11 +100,15 @@ def run_demo(a):
 def run_assets(a):
     "syncgaussian assets"
     from syncgaussian.assets import ASSETS, AssetError, check_system_libraries, fetch_asset, list_assets
+    failed = []
     for name in [n for f in a.fetch or [] for n in (ASSETS if f=='all' else [f])]:
         try: fetch_asset(name)
-        except AssetError as e: print(f'{name}: {e}', file=sys.stderr)
+        except AssetError as e:
+            print(f'{name}: {e}', file=sys.stderr)
+            if name in a.fetch: failed.append(name)
     for row in list_assets(): print(f"{row['name']:<18} {'here' if row['present'] else 'absent':<7} {row['licence']}\n    {row['path'] or row['source']}")
     if missing := check_system_libraries(): print(missing)
+    if failed: raise AssetError(f"not here, for the reasons above: {', '.join(failed)}")
 
 # %% ../nbs/13_cli.ipynb #13-009
 def _parser():
