@@ -364,7 +364,8 @@ def learn_closed(self:TalkingHead, data:TrainingData)->TalkingHead:
     usual = data.found & (abs(width-np.median(width[data.found])) < 1)
     i = torch.as_tensor(closed_frames(data.opening, usual if usual.any() else data.found), device=data.device)
     a = torch.cat([self.listen(*data.speech(k)).a for k in i.split(64)])
-    self.closed.copy_(a[torch.cdist(a, a).sum(1).argmin()])
+    if self.cfg.lambda_shape: a = a[self.mouth_shape(a)[:, 0].argsort()[:max(8, len(a)//4)]]
+    self.closed.copy_(a.mean(0))
     return self
 
 # %% ../nbs/10_training.ipynb #10-052
