@@ -327,7 +327,7 @@ def synthesize(
     scene = there_and_back(len(hu), len(head.viewmats), start)
     return write_film(head, out, hu, ave, scene, hear_pauses(head, wave, len(hu)), speech, batch, preset, progress, tell)
 
-# %% ../nbs/11_synthesis.ipynb #11-040
+# %% ../nbs/11_synthesis.ipynb #11-043
 def pause_scores(
     head:TalkingHead,       # From `load_head`
     clip:Clip,              # Its clip
@@ -351,7 +351,7 @@ def pause_scores(
     p, s = level(quiet), level(~quiet)
     return dict(opening=opening, pause=quiet, pause_opening=p, speech_opening=s, pause_ratio=p/s if s else None)
 
-# %% ../nbs/11_synthesis.ipynb #11-048
+# %% ../nbs/11_synthesis.ipynb #11-054
 def stream(
     head:TalkingHead,   # From `load_head`
     chunks,             # Yields pieces of sound, [S] mono at 16 kHz, of any length
@@ -375,7 +375,7 @@ def stream(
         if (ready := first+len(wave)//640-ahead) > done: yield from say(ready)
     if (ready := first+len(wave)//640) > done: yield from say(ready)
 
-# %% ../nbs/11_synthesis.ipynb #11-053
+# %% ../nbs/11_synthesis.ipynb #11-059
 def _opened(head, clip, device):
     "A head and its own clip, from whatever names them"
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
@@ -409,7 +409,7 @@ def _teacher(head)->list:
     own = head.cfg.use_ave and head.cfg.audio_to_visual=='own'
     return ['This head listens through the shipped audio-visual encoder, which is also half of the sync measure.'] if own else []
 
-# %% ../nbs/11_synthesis.ipynb #11-059
+# %% ../nbs/11_synthesis.ipynb #11-065
 def evaluate_speech(
     head,                 # A `TalkingHead`, or the folder of one
     clip,                 # Its clip, or the folder
@@ -436,7 +436,7 @@ def evaluate_speech(
     scores = watcher.finish(wave)
     return dict(speech=Path(speech).name) | scores | dict(seconds=len(wave)/16000, notes=scores['notes']+[o for o in (why, why_net) if o]+_teacher(head))
 
-# %% ../nbs/11_synthesis.ipynb #11-064
+# %% ../nbs/11_synthesis.ipynb #11-070
 def comparison(
     rendered:np.ndarray,   # uint8 [T,H,W,3]
     truth:np.ndarray,      # uint8 [T,H,W,3]
@@ -455,7 +455,7 @@ def save_picture(path, image:np.ndarray)->Path:
     Image.fromarray(image).save(temporary, format='png'); os.replace(temporary, path)
     return path
 
-# %% ../nbs/11_synthesis.ipynb #11-069
+# %% ../nbs/11_synthesis.ipynb #11-075
 def demo(
     out_dir='out/demo',             # Where everything goes
     cfg:SyncGaussianConfig=None,    # Default: `course_config()`
@@ -494,7 +494,7 @@ def stage_seconds(head:TalkingHead)->dict:
     for h in rows: spent[h['stage']] = spent.get(h['stage'], 0.)+h.get('seconds', 0.)-last; last = h.get('seconds', 0.)
     return {k:round(v, 1) for k, v in spent.items()}
 
-# %% ../nbs/11_synthesis.ipynb #11-080
+# %% ../nbs/11_synthesis.ipynb #11-086
 @torch.no_grad()
 def moving_gaussians(
     head:TalkingHead,
@@ -514,7 +514,7 @@ def moving_gaussians(
         parts['mouth'].append([x.cpu() for x in deform(head.mouth, head.mouth_field(head.mouth.means, a, teeth))])
     return {k:tuple(map(torch.cat, zip(*v))) for k, v in parts.items()}
 
-# %% ../nbs/11_synthesis.ipynb #11-081
+# %% ../nbs/11_synthesis.ipynb #11-087
 @torch.no_grad()
 def head_viewer(
     head:TalkingHead,

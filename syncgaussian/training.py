@@ -363,9 +363,10 @@ def learn_closed(self:TalkingHead, data:TrainingData)->TalkingHead:
     width = data.shape[:, 1].cpu().numpy()
     usual = data.found & (abs(width-np.median(width[data.found])) < 1)
     i = torch.as_tensor(closed_frames(data.opening, usual if usual.any() else data.found), device=data.device)
-    a = torch.cat([self.listen(*data.speech(k)).a for k in i.split(64)])
+    hear = lambda i: torch.cat([self.listen(*data.speech(k)).a for k in i.split(64)])
+    a, usually = hear(i), hear(torch.arange(0, len(data), 4, device=data.device)).mean(0)
     if self.cfg.lambda_shape: a = a[self.mouth_shape(a)[:, 0].argsort()[:max(8, len(a)//4)]]
-    self.closed.copy_(a.mean(0))
+    self.closed.copy_(a.mean(0) + (a.mean(0)-usually)/3)
     return self
 
 # %% ../nbs/10_training.ipynb #10-052
