@@ -732,11 +732,12 @@ def head_turns_while_it_speaks(tab):
     for _ in range(60):
         tab.settle(100); seen.append(tab.state())
         if seen[-1]['frame'] > 60: break
-    tab.page.locator('.sg-splat .sg-play').click()
+    if tab.state()['playing']: tab.page.locator('.sg-splat .sg-play').click()
+    tab.page.wait_for_function("!document.querySelector('.sg-splat').sg.state.playing"); tab.settle(500)
     frames, heard = np.array([(o['frame'], o['heard']) for o in seen if o['playing'] and o['heard']>0]).T
     assert len(np.unique(frames)) > 4 and np.abs(frames+.5-heard*25).max() < 2, frames
     tab.kernel('viewer.frame = 45')
-    tab.page.wait_for_function("document.querySelector('.sg-splat').sg.state.shownFrame == 45")
+    tab.page.wait_for_function("document.querySelector('.sg-splat').sg.state.shownFrame == 45", timeout=60_000)
     assert differ(tab.pixels(), rest) > .002
     tab.shot('11-head')
 
@@ -785,11 +786,11 @@ def test_make_lab_opens_on_nbs_with_hooks(tmp_path, browser):
     (tree/'.venv').mkdir(); (tree/'.venv/bin').symlink_to(Path(sys.executable).parent); (tree/'.venv/.syncgaussian-installed').touch()
     with make_lab(tree, home) as address:
         page = browser.new_page()
-        page.goto(f'{address}/lab?token=mine', timeout=60_000)
+        page.goto(f'{address}/?token=mine', timeout=60_000)
         page.locator('.jp-DirListing-itemText:has-text("03_viewer.ipynb")').wait_for(timeout=60_000)
         page.close()
         dirty = json.loads(notebook('1+1')); dirty['cells'][0].update(execution_count=7, metadata=dict(mine=1))
-        ask = urllib.request.Request(f'{address}/api/contents/new.ipynb?token=mine', json.dumps(dict(type='notebook', format='json', content=dirty)).encode(), method='PUT')
+        ask = urllib.request.Request(f'{address}/api/contents/nbs/new.ipynb?token=mine', json.dumps(dict(type='notebook', format='json', content=dirty)).encode(), method='PUT')
         urllib.request.urlopen(ask, timeout=20).read()
     saved = json.loads((tree/'nbs/new.ipynb').read_text())['cells'][0]
     assert saved['execution_count'] is None and saved['metadata']=={}
