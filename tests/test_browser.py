@@ -776,6 +776,9 @@ def make_lab(tree, home):
     finally:
         os.killpg(make.pid, signal.SIGTERM)
         make.wait(20)
+        with contextlib.suppress(ProcessLookupError): # The server may outlive make
+            for _ in range(20): os.killpg(make.pid, 0); time.sleep(.25)
+            os.killpg(make.pid, signal.SIGKILL)
 
 def test_make_lab_opens_on_nbs_with_hooks(tmp_path, browser):
     "With this environment in the place of .venv: the page is the course, and a notebook that is saved is cleaned"
