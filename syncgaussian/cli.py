@@ -43,7 +43,11 @@ def run_train(a):
 def run_synthesize(a):
     "syncgaussian synthesize"
     from syncgaussian.synthesis import synthesize
-    print(synthesize(a.head, a.speech, a.output, start=a.start, device=a.device))
+    print(synthesize(a.head, a.speech, a.output, start=a.start, device=a.device, **_articulated(a)))
+
+def _articulated(a)->dict:
+    "What --articulation says, where it was said"
+    return {} if a.articulation is None else dict(articulation=a.articulation)
 
 def _columns(rows:list, names:tuple):
     "Aligned columns of several dicts"
@@ -81,7 +85,7 @@ def _evaluation(a)->tuple:
 
 def _speak(a, file, options, evaluate_speech)->dict:
     "Scores of one foreign speech, its video kept where asked"
-    return evaluate_speech(*a.paths, file, keep=Path(a.keep)/f'{Path(file).stem}.mp4' if a.keep else None, device=a.device, **options)
+    return evaluate_speech(*a.paths, file, keep=Path(a.keep)/f'{Path(file).stem}.mp4' if a.keep else None, device=a.device, **_articulated(a), **options)
 
 def run_ablate(a):
     "syncgaussian ablate"
@@ -111,6 +115,8 @@ def run_assets(a):
     if failed: raise AssetError(f"not here, for the reasons above: {', '.join(failed)}")
 
 # %% ../nbs/13_cli.ipynb #13-009
+def _articulation_argument(s): s.add_argument('--articulation', type=float, metavar='X', help='how far the mouth is moved from its usual place, 0 to 3; 1 is as learnt (default: 1.3)')
+
 def _parser():
     "All commands and their arguments"
     p = argparse.ArgumentParser(prog='syncgaussian', description='One talking video in, a talking head of 3D Gaussians out')
@@ -120,7 +126,7 @@ def _parser():
     _train_arguments(_command(sub, 'train', run_train, 'train a head on a prepared clip (resumes)'))
     s = _command(sub, 'synthesize', run_synthesize, 'let a head say a sound file')
     s.add_argument('head'); s.add_argument('speech'); s.add_argument('-o', '--output', required=True, metavar='OUT.mp4')
-    s.add_argument('--start', type=int, default=0, help='recorded frame whose pose comes first'); s.add_argument('--device')
+    s.add_argument('--start', type=int, default=0, help='recorded frame whose pose comes first'); s.add_argument('--device'); _articulation_argument(s)
     _evaluate_arguments(_command(sub, 'evaluate', run_evaluate, "score a head, or any system's frames, on the held-out tenth of a clip"))
     _ablate_arguments(_command(sub, 'ablate', run_ablate, 'rerun rows of Tables 4 and 6 on a clip'))
     s = _command(sub, 'assets', run_assets, 'model files: what is here, from where, under which licence')
@@ -157,6 +163,7 @@ def _evaluate_arguments(s):
     s.add_argument('-o', '--output', metavar='JSON')
     s.add_argument('--compressed', action='store_true', help='also after an mp4 of both videos')
     s.add_argument('--speech', nargs='+', metavar='FILE', help='render with this speech instead and score its sync only (Tables 2 and 3)')
+    _articulation_argument(s)
     s.add_argument('--keep', metavar='DIR', help='keep the videos of --speech here')
     s.add_argument('--frames', metavar='RENDERED', help="another system's frames: an mp4, or a folder of png or jpg pictures")
     s.add_argument('--offset', type=int, help='frame of the clip that the first of --frames shows (default: judged by the length)')

@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['CLIP_VERSION', 'FPS', 'LABELS', 'AAC_RATES', 'FACE_OVAL', 'INNER_LIPS', 'OUTER_LIPS', 'BLENDSHAPES', 'CHEEKS',
-           'EXPRESSION', 'JAW', 'ClipError', 'sound_between', 'load_sound', 'VideoInfo', 'read_video', 'write_video',
-           'fill_gaps', 'detect_landmarks', 'Scan', 'find_faces', 'scan_video', 'find_cuts', 'find_shots',
-           'repeated_frames', 'choose_times', 'choose_crop', 'fill_polygon', 'guided_filter', 'person_mask', 'jaw_line',
-           'head_side', 'parse_face', 'inside_mouth', 'neck_area', 'Background', 'fill_smoothly', 'smooth',
-           'upper_face', 'Manifest', 'open_manifest', 'Clip', 'frames', 'iter_frames', 'labels', 'features', 'split',
-           'mouth_opening', 'mouth_box', 'head_box', 'remove_head', 'backdrop', 'to_ernerf', 'loudness', 'lip_lag',
-           'prepare_clip']
+           'EXPRESSION', 'JAW', 'EYES', 'ClipError', 'sound_between', 'load_sound', 'VideoInfo', 'read_video',
+           'write_video', 'fill_gaps', 'detect_landmarks', 'Scan', 'find_faces', 'scan_video', 'find_cuts',
+           'find_shots', 'repeated_frames', 'choose_times', 'choose_crop', 'fill_polygon', 'guided_filter',
+           'person_mask', 'jaw_line', 'head_side', 'parse_face', 'inside_mouth', 'neck_area', 'Background',
+           'fill_smoothly', 'smooth', 'upper_face', 'eye_signals', 'Manifest', 'open_manifest', 'Clip', 'frames',
+           'iter_frames', 'labels', 'features', 'split', 'mouth_opening', 'mouth_box', 'head_box', 'remove_head',
+           'backdrop', 'to_ernerf', 'loudness', 'lip_lag', 'prepare_clip']
 
 # %% ../nbs/04_clip.ipynb #04-005
 import contextlib
@@ -849,7 +849,18 @@ def upper_face(
     "The expression e: brows and blinks, smoothed"
     return smooth(blendshapes[:,[BLENDSHAPES.index(n) for n in EXPRESSION]]).clip(0, 1)
 
-# %% ../nbs/04_clip.ipynb #04-123
+# %% ../nbs/04_clip.ipynb #04-122
+EYES = (('eyeLookOutLeft','-eyeLookInLeft','eyeLookInRight','-eyeLookOutRight'), ('eyeLookUpLeft','eyeLookUpRight','-eyeLookDownLeft','-eyeLookDownRight'),
+        ('eyeSquintLeft','eyeSquintRight'), ('eyeWideLeft','eyeWideRight'))
+
+def eye_signals(
+    blendshapes, # [T,52] in [0,1]
+)->np.ndarray: # [T,4]: gaze to the person's left and up, in [-1,1]; squint and wide, in [0,1]
+    "Where the eyes look and how wide they are: means of both eyes, smoothed"
+    def read(names): return sum((-1 if n[0]=='-' else 1)*blendshapes[:,BLENDSHAPES.index(n.strip('-'))] for n in names)/2
+    return smooth(np.stack([read(n) for n in EYES], 1).astype(np.float32)).clip((-1,-1,0,0), 1)
+
+# %% ../nbs/04_clip.ipynb #04-126
 def _write_json(path, value):
     tmp = path.with_name(f'.{path.name}.{os.getpid()}')
     tmp.write_text(json.dumps(value, indent=1))
@@ -861,7 +872,7 @@ def _save(path, array):
     np.save(tmp, array)
     os.replace(tmp, path)
 
-# %% ../nbs/04_clip.ipynb #04-124
+# %% ../nbs/04_clip.ipynb #04-127
 class Manifest:
     "What was done to a clip folder, step by step"
     def __init__(self, folder): self.path, self.data = Path(folder)/'manifest.json', None
@@ -897,7 +908,7 @@ class Manifest:
 
 def _plain(settings): return json.loads(json.dumps(settings, default=str))
 
-# %% ../nbs/04_clip.ipynb #04-125
+# %% ../nbs/04_clip.ipynb #04-128
 def _sha256(path):
     with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
@@ -919,7 +930,7 @@ def open_manifest(
     _write_json(m.path, m.data)
     return m
 
-# %% ../nbs/04_clip.ipynb #04-127
+# %% ../nbs/04_clip.ipynb #04-130
 class Clip:
     "A prepared clip: a folder, read lazily. Raises ClipError where it is missing, unfinished or of another version"
     def __init__(self, folder):
@@ -941,6 +952,8 @@ class Clip:
     @cached_property
     def expression(self): "e [T,7] in [0,1], in the order of EXPRESSION"; return self._load('expression')
     @cached_property
+    def eyes(self): "Gaze, squint and wide [T,4], see `eye_signals`"; return eye_signals(np.asarray(self.blendshapes))
+    @cached_property
     def found(self): "[T] bool: was the face seen, or filled in?"; return self._load('found')
     @cached_property
     def wave(self): "Speech [S] float32, 16 kHz mono"; return _read_wav(self.dir/'speech.wav')
@@ -954,7 +967,7 @@ class Clip:
         if not path.is_file(): return None
         with np.load(path) as f: return dict(f)
 
-# %% ../nbs/04_clip.ipynb #04-128
+# %% ../nbs/04_clip.ipynb #04-131
 def _read_png(path):
     "uint8 [H,W] or [H,W,3], with OpenCV or else PyAV"
     try: import cv2
@@ -984,7 +997,7 @@ def _write_wav(path, blocks, rate=16000):
         for samples in blocks: f.writeframes((samples.clip(-1, 1)*32767).round().astype('<i2').tobytes())
     os.replace(tmp, path)
 
-# %% ../nbs/04_clip.ipynb #04-129
+# %% ../nbs/04_clip.ipynb #04-132
 def _patch_to(cls):
     "Grow a class where its method is explained"
     def add(f):
@@ -998,7 +1011,7 @@ def _indices(self, idx):
     if idx is None: return np.arange(self.n_frames)
     return np.atleast_1d(np.arange(self.n_frames)[np.asarray(idx) if not isinstance(idx, (int,slice)) else idx])
 
-# %% ../nbs/04_clip.ipynb #04-130
+# %% ../nbs/04_clip.ipynb #04-133
 @_patch_to(Clip)
 def frames(
     self,
@@ -1015,7 +1028,7 @@ def iter_frames(self):
     "All frames in order, one at a time"
     for k,image in _decode_at(self.dir/'frames.mp4', np.arange(self.n_frames), self.fps): yield image[:self.size,:self.size]
 
-# %% ../nbs/04_clip.ipynb #04-132
+# %% ../nbs/04_clip.ipynb #04-135
 def _decode_at(path, wanted, fps, gop=25, kind='rgb24', threads=0):
     "(number, frame) of the wanted frames, ascending; key frames are jumped to"
     try: import av
@@ -1046,7 +1059,7 @@ def _decode_at_cv2(path, wanted, kind='rgb24'):
         yield k, image[...,::-1]
     capture.release()
 
-# %% ../nbs/04_clip.ipynb #04-134
+# %% ../nbs/04_clip.ipynb #04-137
 @_patch_to(Clip)
 def labels(
     self,
@@ -1076,7 +1089,7 @@ def split(
     n = self.n_frames - max(1, round(self.n_frames*test))
     return np.arange(n), np.arange(n, self.n_frames)
 
-# %% ../nbs/04_clip.ipynb #04-136
+# %% ../nbs/04_clip.ipynb #04-139
 @_patch_to(Clip)
 def mouth_opening(self)->np.ndarray: # [T] px
     "Height of the gap between the lips"
@@ -1106,7 +1119,7 @@ def head_box(
     hi = np.ceil((boxes[:,2:].max(0)/self.size + margin)*self.size/16).astype(int)*16
     return (*map(int, lo.clip(0)), *map(int, hi.clip(0, self.size)))
 
-# %% ../nbs/04_clip.ipynb #04-139
+# %% ../nbs/04_clip.ipynb #04-142
 def _grow(mask, n):
     "Dilate [H,W] bool by n px in each direction"
     out = mask
@@ -1197,7 +1210,7 @@ def backdrop(
     for i,(image,label) in enumerate(zip(out, self.labels(idx))): out[i] = remove_head(image, label, self.background)
     return out
 
-# %% ../nbs/04_clip.ipynb #04-141
+# %% ../nbs/04_clip.ipynb #04-144
 @_patch_to(Clip)
 def to_ernerf(
     self,
@@ -1218,7 +1231,7 @@ def _from_ernerf(
 
 Clip.from_ernerf = staticmethod(_from_ernerf)
 
-# %% ../nbs/04_clip.ipynb #04-144
+# %% ../nbs/04_clip.ipynb #04-147
 def _prefetch(items, n=16):
     "Produce items in a thread of their own"
     box, end = queue.Queue(n), object()
@@ -1251,7 +1264,7 @@ def _parallel(work, items, tools):
             if len(pending) > 2*len(tools): yield pending.popleft().result()
         while pending: yield pending.popleft().result()
 
-# %% ../nbs/04_clip.ipynb #04-145
+# %% ../nbs/04_clip.ipynb #04-148
 def _choose_shot(video, out, shot, progress):
     "The scan (kept in scan.npz) and the shot to take. Raises ClipError where there is none"
     path = out/'scan.npz'
@@ -1271,7 +1284,7 @@ def _choose_shot(video, out, shot, progress):
     k = int(np.argmax([s['end']-s['start'] for s in shots])) if shot is None else shot%len(shots)
     return scan, shots, k
 
-# %% ../nbs/04_clip.ipynb #04-146
+# %% ../nbs/04_clip.ipynb #04-149
 def _note(manifest, step, text):
     "Say what was chosen, now and in the manifest"
     manifest.data.setdefault('notes', []).append(dict(step=step, text=text))
@@ -1286,7 +1299,7 @@ def _describe(m, scan, shots, k, crop, size, repeats):
     if repeats>0.05: _note(m, 'frames', f'{repeats:.0%} of the frames in the file repeat the one before')
     if crop[2]<0.9*size: _note(m, 'frames', f'the square around the head is {crop[2]} px wide and is enlarged to {size} px')
 
-# %% ../nbs/04_clip.ipynb #04-147
+# %% ../nbs/04_clip.ipynb #04-150
 class _RowFile:
     "A .npy file [n,*shape] float32, written row by row; a missing row (None) lies straight between its neighbours"
     def __init__(self, path, n, *shape):
@@ -1312,7 +1325,7 @@ def _rows(path, n=64):
     "Rows of a .npy file, read a few at a time"
     for a in range(0, len(np.load(path, 'r')), n): yield from np.array(np.load(path, 'r')[a:a+n])
 
-# %% ../nbs/04_clip.ipynb #04-150
+# %% ../nbs/04_clip.ipynb #04-153
 def _longest(found, gap=12):
     "(first, last) of the longest stretch in which the face is never missing for more than `gap` frames"
     seen = np.flatnonzero(found)
@@ -1335,7 +1348,7 @@ def _film(images, n, size, out, near=None, faces=1, progress=True):
     landmarks.close(), shapes.close()
     return found
 
-# %% ../nbs/04_clip.ipynb #04-151
+# %% ../nbs/04_clip.ipynb #04-154
 def _face_centre(shot, crop, side):
     "Where the face is, mostly, in the cropped picture (px of a square of this side)"
     x0,y0,x1,y1 = np.median(shot['boxes'][:,1:], 0)
@@ -1360,7 +1373,7 @@ def _frames_step(video, m, scan, shots, k, size, max_seconds, progress):
     _save(out/'expression.npy', upper_face(np.load(out/'blendshapes.npy')))
     m.data |= dict(n_frames=len(times), start=float(times[0]), video_start=float(scan.times[0]))
 
-# %% ../nbs/04_clip.ipynb #04-152
+# %% ../nbs/04_clip.ipynb #04-155
 def _labels_step(m, progress, known=lambda k: None):
     "Label maps (unless known(k) has one), the head's boxes and the background plate"
     import cv2
@@ -1393,7 +1406,7 @@ def _save_png(path, image):
     tmp.write_bytes(cv2.imencode('.png', image[...,::-1])[1].tobytes())
     os.replace(tmp, path)
 
-# %% ../nbs/04_clip.ipynb #04-155
+# %% ../nbs/04_clip.ipynb #04-158
 def loudness(
     wave, # [S] 16 kHz
 )->np.ndarray: # [S//640] mean square of each frame's samples
@@ -1416,7 +1429,7 @@ def lip_lag(
     others = np.delete(score, slice(max(0, best-2), best+3))
     return best-most, float(score[best]/max(others.max(), 0.05))
 
-# %% ../nbs/04_clip.ipynb #04-159
+# %% ../nbs/04_clip.ipynb #04-162
 def _write_m4a(path, blocks, rate):
     "aac file of blocks [channels,n], complete or not at all"
     import av
@@ -1468,7 +1481,7 @@ def _say_lag(m, opening, loud):
     _note(m, 'sound', f'the lips seem to move {abs(lag)/FPS:.2f} s {"after" if lag>0 else "before"} the sound; '
                       f'if so, prepare again with sound_offset={lag/FPS:.2f} (--sound-offset)')
 
-# %% ../nbs/04_clip.ipynb #04-160
+# %% ../nbs/04_clip.ipynb #04-163
 def prepare_clip(
     video, # Any video of a talking face
     out_dir, # Folder for the clip; an interrupted one is resumed

@@ -29,7 +29,7 @@ class SyncGaussianConfig:
     use_sync_adaption: bool = True     # Off: plain subtraction, row "w/o sync adaption"
     rounds: int = 3                    # Sync adaption rounds
     lambda_ah: float = 0.5             # lambda_2 of Eq. 8; 0: row "w/o L_ah"
-    stop_gradient: bool = True         # L_ah does not move its own target a_ave (ours)
+    stop_gradient: bool = True         # L_ah moves neither its target a_ave nor Match-ATT (ours)
     shared_match_attention: bool = True
     audio_dim: int = 32                # TalkingGaussian
     window: int = 8                    # Frames that Match-ATT sees (AD-NeRF)
@@ -44,12 +44,14 @@ class SyncGaussianConfig:
     sh_degree: int = 2                 # TalkingGaussian
     # -- motion fields (3.4)
     levels: int = 12                   # Tri-plane levels
+    gaze: bool = True                  # e also says where the eyes look and how wide they are (ours)
     part_halves: bool = True           # Speech moves the face below the nose, expression above it (ours)
     attention_weight: float = 1e-4     # Keeps blinks off the lips and both off the hair (TalkingGaussian)
     motion_weight: float = 1e-5        # Small motions are preferred (TalkingGaussian)
     speech_noise: float = 1.           # Noise added to the speech features while training, in standard deviations (ours)
     lr_planes: float = 5e-3            # Learning rate of the tri-planes (TalkingGaussian), a frame a step
     lr_networks: float = 5e-4          # ... of fields and encoder
+    encoder_decay: float = 0.1         # Weight decay of the encoder (ours)
     # -- schedule (3.5), in frames seen by each branch
     canonical_frames: int = 3_000      # Stage 1 (TalkingGaussian's warm-up)
     motion_frames: int = 57_000        # Stage 2: 60,000 together with stage 1

@@ -73,11 +73,20 @@ def start_at_unit_size(
     features:Tensor, # Frozen features of the training frames [T,W,D]
     most=2000,       # Frames to look at
 ):
-    "Standardise what a net hears, and scale its last layer so that each frame's feature varies by about 1"
+    "Standardise what a net hears, and scale every layer so that what it says of these frames varies by 1 around 0"
     net.standardise.fit(features)
-    y = net(features[::max(1, len(features)//most),None])[:,0]
-    size, last = y.std(0).square().mean().sqrt() + 1e-6, net.fc[-1]
-    last.weight.div_(size); last.bias.sub_(y.mean(0)).div_(size)
+    x = net.standardise(features[::max(1, len(features)//most)])
+    def scale(layers, x):
+        for layer in layers:
+            if hasattr(layer, 'weight'):
+                others = [d for d in range(x.dim()) if d!=1]
+                y = layer(x)
+                size = y.std(others).square().mean().sqrt() + 1e-6
+                layer.weight.div_(size); layer.bias.sub_(y.mean(others)).div_(size)
+            x = layer(x)
+        return x
+    x = scale(net.convs, x.transpose(1, 2)).mean(-1) if hasattr(net, 'convs') else x.flatten(1)
+    scale(net.fc, x)
 
 # %% ../nbs/07_encoder.ipynb #07-023
 class SyncEncoder(nn.Module):
@@ -113,12 +122,15 @@ class SyncAdaption(nn.Module):
 
 # %% ../nbs/07_encoder.ipynb #07-030
 class MatchAttention(nn.Module):
-    "Match-ATT: 8 frames become one by weights that the frames themselves decide"
-    def __init__(self, dim=32, window=8):
+    "Match-ATT: 8 frames become one by weights that the frames themselves decide; starts as a bell around the frame itself"
+    def __init__(self, dim=32, window=8, width=1.5):
         super().__init__()
         layers = []
         for a in (dim, dim//2, dim//4, dim//8, dim//16): layers += [nn.Conv1d(a, max(1, a//2), 3, padding=1), nn.LeakyReLU(.02)]
         self.convs, self.linear = nn.Sequential(*layers), nn.Linear(window, window)
+        with torch.no_grad():
+            self.linear.weight.mul_(.1)
+            self.linear.bias.copy_(-(torch.arange(window)-window//2).float().square()/(2*width**2))
 
     def forward(self,
         x:Tensor, # [B,8,dim]
@@ -161,7 +173,7 @@ class SyncEnhancedEncoder(nn.Module):
         use_ave=True,                # False: Table 6, w/o a_ave
         use_sync_adaption=True,      # False: Table 6, plain subtraction
         shared_match_attention=True, # One Match-ATT for a and a_ave
-        stop_gradient=True,          # L_ah moves a only
+        stop_gradient=True,          # L_ah moves neither a_ave nor Match-ATT
     ):
         super().__init__()
         if not (use_hu or use_ave): raise ValueError('The encoder needs at least one speech feature: use_hu, use_ave or both.')
@@ -210,8 +222,9 @@ class SyncEnhancedEncoder(nn.Module):
     def alignment_loss(self,
         out:EncoderOutput, # This encoder's output
     )->Tensor:
-        "L_ah with this encoder's stop-gradient switch (Eq. 4)"
-        return alignment_loss(out.a, out.a_ave, self.stop_gradient)
+        "L_ah (Eq. 4); with this encoder's stop-gradient switch it moves neither its target nor Match-ATT's weights"
+        a = (out.weights.detach()[:,None]@out.adapted)[:,0] if self.stop_gradient else out.a
+        return alignment_loss(a, out.a_ave, self.stop_gradient)
 
 # %% ../nbs/07_encoder.ipynb #07-066
 def encoder_summary(
