@@ -254,9 +254,9 @@ def plot_encoder(
 
 # %% ../nbs/07_encoder.ipynb #07-068
 SWITCHES = dict(use_hu='a_hu: what is said', use_ave='a_ave: how the mouth looks', use_sync_adaption='sync adaption',
-                shared_match_attention='one Match-ATT for both', L_ah='L_ah', stop_gradient='L_ah leaves a_ave alone')
+                shared_match_attention='one Match-ATT for both', L_ah='L_ah', stop_gradient='L_ah leaves a_ave and Match-ATT alone')
 ROWS = dict(use_hu='w/o a_hu', use_ave='w/o a_ave', use_sync_adaption='w/o sync adaption', L_ah='w/o L_ah',
-            shared_match_attention='two Match-ATTs', stop_gradient='L_ah moves a_ave too') # Four are rows of Table 6
+            shared_match_attention='two Match-ATTs', stop_gradient='L_ah moves a_ave and Match-ATT too') # Four are rows of Table 6
 
 def board_encoder(
     hu:Tensor,  # Audio-to-text features [T,W,D]

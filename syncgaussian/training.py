@@ -61,9 +61,12 @@ def outline(
 
 # %% ../nbs/10_training.ipynb #10-018
 def full_expression(clip:Clip, cfg:SyncGaussianConfig)->np.ndarray:
-    "The expression e of every frame [T,7], with gaze and lids behind it [T,11] where the config says so"
-    return np.concatenate([clip.expression, clip.eyes], 1) if cfg.gaze else clip.expression
+    "The expression e of every frame [T,7], with gaze and lids behind it [T,11] where the config says so; no value beyond those of the training frames"
+    e = np.concatenate([clip.expression, clip.eyes], 1) if cfg.gaze else clip.expression
+    low, high = np.quantile(e[clip.split(cfg.test_share)[0]], [0.005, 0.995], axis=0)
+    return e.clip(low, high).astype(np.float32)
 
+# %% ../nbs/10_training.ipynb #10-020
 class TrainingError(RuntimeError):
     "Training cannot start or has diverged; says at which step and why"
 
@@ -112,12 +115,12 @@ class TrainingData:
 
     def __len__(self): return len(self.idx)
 
-# %% ../nbs/10_training.ipynb #10-020
+# %% ../nbs/10_training.ipynb #10-022
 def feature_names(cfg:SyncGaussianConfig)->tuple:
     "Names of the audio-to-text and the audio-to-visual features of a config"
     return cfg.audio_to_text, f'ave-{cfg.audio_to_visual}'
 
-# %% ../nbs/10_training.ipynb #10-022
+# %% ../nbs/10_training.ipynb #10-024
 from fastcore.basics import patch
 
 @patch
@@ -147,7 +150,7 @@ def mouth_crop(self:TrainingData, x:Tensor, i:Tensor)->Tensor:
     xs = (c[:,0,None]+torch.arange(w, device=c.device))[:, None, :]
     return x[i[:,None,None], ys, xs]
 
-# %% ../nbs/10_training.ipynb #10-025
+# %% ../nbs/10_training.ipynb #10-027
 def window_bounds(
     metric:np.ndarray,     # [T] motion metric m
     progress:float,        # k / K in 0..1
@@ -178,7 +181,7 @@ def sample_schedule(
         if len(inside): order[k] = rng.choice(inside)
     return order
 
-# %% ../nbs/10_training.ipynb #10-032
+# %% ../nbs/10_training.ipynb #10-034
 def reference_frame(data:TrainingData)->int:
     "The frame whose head rotation is closest to the mean, among the closed-mouth half"
     R = data.viewmats[:, :3, :3].cpu().numpy()
@@ -210,7 +213,7 @@ def unproject(
     cam = np.concatenate([(uv-K[:2,2])/K[[0,1],[0,1]]*z[:,None], z[:,None]], 1)
     return (cam-viewmat[:3,3])@viewmat[:3,:3]
 
-# %% ../nbs/10_training.ipynb #10-033
+# %% ../nbs/10_training.ipynb #10-035
 def surface_gaussians(data:TrainingData, cfg:SyncGaussianConfig, rng:np.random.Generator)->Gaussians:
     "Face and hair pixels of the reference frame, lifted onto the tracked face"
     i = reference_frame(data)
@@ -243,7 +246,7 @@ def mouth_gaussians(data:TrainingData, cfg:SyncGaussianConfig, rng:np.random.Gen
     scale = 0.6*((hi-lo).prod()/cfg.n_mouth)**(1/3)
     return Gaussians.from_points(torch.as_tensor(points, dtype=torch.float32), colours, scale=scale, opacity=0.3, sh_degree=cfg.sh_degree)
 
-# %% ../nbs/10_training.ipynb #10-036
+# %% ../nbs/10_training.ipynb #10-038
 def render(
     gaussians:Gaussians,
     camera:Camera,          # B cameras
@@ -302,7 +305,7 @@ class TalkingHead(nn.Module):
         a = self.listen(hu, ave).a
         return fuse(self.render_face(camera, a, e)[0], self.render_mouth(camera, a)[0], backdrop)
 
-# %% ../nbs/10_training.ipynb #10-038
+# %% ../nbs/10_training.ipynb #10-040
 @patch
 def attach_scene(self:TalkingHead, clip:Clip)->TalkingHead:
     "Remember the recorded poses, expressions and camera"
@@ -319,7 +322,7 @@ def scene_camera(self:TalkingHead, i:Tensor)->Camera:
     x0, y0, x1, y1 = self.box
     return Camera(self.viewmats[i], self.K.expand(len(i),3,3), self.size, self.size).crop(x0, y0, x1, y1)
 
-# %% ../nbs/10_training.ipynb #10-040
+# %% ../nbs/10_training.ipynb #10-042
 NOSE = 5 # MediaPipe's landmark above the tip of the nose
 
 def init_head(data:TrainingData, cfg:SyncGaussianConfig)->TalkingHead:
@@ -334,7 +337,7 @@ def init_head(data:TrainingData, cfg:SyncGaussianConfig)->TalkingHead:
     head.encoder.fit_inputs(data.hu[data.at], data.ave[data.at])
     return head
 
-# %% ../nbs/10_training.ipynb #10-043
+# %% ../nbs/10_training.ipynb #10-045
 def add_audio_visual_features(clip:Clip, cfg:SyncGaussianConfig, device:str='cpu', progress:bool=True)->Path:
     "Make sure the clip has the audio-to-visual features of the config; returns the weights' file"
     from syncgaussian import speech
@@ -350,7 +353,7 @@ def add_audio_visual_features(clip:Clip, cfg:SyncGaussianConfig, device:str='cpu
     speech.save_features(clip, name, speech.ave_features(model, clip.wave, clip.n_frames))
     return weights
 
-# %% ../nbs/10_training.ipynb #10-045
+# %% ../nbs/10_training.ipynb #10-047
 def closed_frames(
     opening:np.ndarray, # [T] mouth opening
     usual:np.ndarray,   # [T] bool, frames that may be taken
@@ -374,7 +377,7 @@ def learn_closed(self:TalkingHead, data:TrainingData)->TalkingHead:
     self.closed.copy_(a.mean(0) + (a.mean(0)-usually)/3), self.usual.copy_(usually)
     return self
 
-# %% ../nbs/10_training.ipynb #10-052
+# %% ../nbs/10_training.ipynb #10-054
 def paint(image:Tensor, mask:Tensor, colour:Tensor)->Tensor:
     "Keep image [B,H,W,3] where mask [B,H,W] is set, colour [B,3] elsewhere"
     return torch.where(mask[..., None], image, colour[:, None, None])
@@ -389,7 +392,7 @@ def inside_rect(rects:Tensor, height:int, width:int)->Tensor:
     x0, y0, x1, y1 = rects[:, :, None].unbind(1)
     return ((y>=y0)&(y<=y1))[:, :, None] & ((x>=x0)&(x<=x1))[:, None]
 
-# %% ../nbs/10_training.ipynb #10-055
+# %% ../nbs/10_training.ipynb #10-057
 @patch
 def face_loss(self:TalkingHead, data:TrainingData, i:Tensor, a, colour:Tensor):
     "Loss of the face branch on frames [B] (Eq. 7, and its part of Eq. 8)"
@@ -408,7 +411,7 @@ def face_loss(self:TalkingHead, data:TrainingData, i:Tensor, a, colour:Tensor):
         loss = loss + cfg.attention_weight*wander.mean()
     return loss, r
 
-# %% ../nbs/10_training.ipynb #10-057
+# %% ../nbs/10_training.ipynb #10-059
 @patch
 def mouth_loss(self:TalkingHead, data:TrainingData, i:Tensor, a, colour:Tensor):
     "Loss of the inside-mouth branch on the windows around the lips of frames [B]"
@@ -421,7 +424,7 @@ def mouth_loss(self:TalkingHead, data:TrainingData, i:Tensor, a, colour:Tensor):
     fill = ((1-r.alpha[..., 0])*rect).mean() + (r.alpha[..., 0]*~rect).mean()
     return reconstruction_loss(shown, target, self.cfg.lambda_dssim) + 1e-2*fill, r
 
-# %% ../nbs/10_training.ipynb #10-060
+# %% ../nbs/10_training.ipynb #10-062
 class Densifier:
     "Clones, splits and prunes one cloud"
     def __init__(self, gaussians:Gaussians, cfg:SyncGaussianConfig, total:int):
@@ -447,7 +450,7 @@ class Densifier:
         every = self.cfg.densify_every
         return frames//every > (frames-batch)//every and frames <= self.cfg.densify_until*self.total
 
-# %% ../nbs/10_training.ipynb #10-061
+# %% ../nbs/10_training.ipynb #10-063
 @patch
 @torch.no_grad()
 def step(self:Densifier, optimizer, frames:int, generator:torch.Generator):
@@ -467,7 +470,7 @@ def step(self:Densifier, optimizer, frames:int, generator:torch.Generator):
     replace_gaussians(g, optimizer, keep&~large, extra)
     self.reset()
 
-# %% ../nbs/10_training.ipynb #10-063
+# %% ../nbs/10_training.ipynb #10-065
 def split_gaussians(g:Gaussians, large:Tensor, small:Tensor, generator:torch.Generator)->dict:
     "Parameters of two children for each large Gaussian and one copy of each small one"
     params = {k:torch.cat([p[large], p[large], p[small]]) for k,p in g.named_parameters()}
@@ -491,7 +494,7 @@ def replace_gaussians(g:Gaussians, optimizer, keep:Tensor, extra:dict):
         group['params'][0] = new
         setattr(g, name, new)
 
-# %% ../nbs/10_training.ipynb #10-066
+# %% ../nbs/10_training.ipynb #10-068
 def gaussian_optimizer(g:Gaussians, bound:float, batch:int, short:float, colours_only:bool=False):
     "Adam over a cloud's parameters, one named group each; `short` > 1 raises the rates of short schedules"
     rates = dict(means=1.6e-4*bound*short, quats=1e-3*short, log_scales=3e-3*short, logit_opacities=2e-2*short, sh0=2.5e-3*short, shN=1.25e-4*short)
@@ -516,7 +519,7 @@ def set_rates(optimizer, progress:float):
         group.setdefault('initial_lr', group['lr'])
         group['lr'] = group['initial_lr']*(0.1+0.9*(1+math.cos(math.pi*min(1, progress)))/2)
 
-# %% ../nbs/10_training.ipynb #10-069
+# %% ../nbs/10_training.ipynb #10-071
 class Trainer:
     "The three stages over one clip"
     stages = ('canonical', 'motion', 'colour')
@@ -555,7 +558,7 @@ class Trainer:
             k -= self.steps[s]
         return 'finished', 0
 
-# %% ../nbs/10_training.ipynb #10-071
+# %% ../nbs/10_training.ipynb #10-073
 @patch
 def branches(self:Trainer)->tuple:
     "Which branches this step trains: both, or (`together=False`) the face in the first half of a stage and the mouth in the second"
@@ -600,7 +603,7 @@ def _densify(self:Trainer, names):
         d.observe(self.seen.pop(b).info, *((self.data.width, self.data.height) if b=='face' else self.data.window))
         if d.due(frames, self.cfg.batch): d.step(self.opt[b], frames, generator)
 
-# %% ../nbs/10_training.ipynb #10-073
+# %% ../nbs/10_training.ipynb #10-075
 @patch
 def colour_step(self:Trainer)->dict:
     "One step of stage 3 (Eq. 9): only spherical harmonics move"
@@ -630,7 +633,7 @@ def perceptual(self:Trainer, x:Tensor, y:Tensor, i:Tensor)->Tensor:
     cut = lambda z: torch.stack([z[k%len(i), c[1]:c[1]+p, c[0]:c[0]+p] for k, c in enumerate(corners)])
     return lpips_model(x.device)(cut(x), cut(y)).mean()
 
-# %% ../nbs/10_training.ipynb #10-075
+# %% ../nbs/10_training.ipynb #10-077
 @patch
 def step(self:Trainer)->dict:
     "The next step of whatever stage is due"
@@ -668,7 +671,7 @@ def run(self:Trainer, until:int=None, progress:bool=True, checkpoint:Path=None, 
     bar.close()
     return self
 
-# %% ../nbs/10_training.ipynb #10-078
+# %% ../nbs/10_training.ipynb #10-080
 def write_tensors(path:Path, tensors:dict, info:dict):
     "safetensors with a JSON inside, written beside and moved into place"
     temporary = Path(path).with_suffix('.tmp')
@@ -708,7 +711,7 @@ def load(self:Trainer, path:Path)->'Trainer':
     for b, d in self.densifiers.items(): d.reset(); d.pull.copy_(tensors[f'density.{b}.pull']); d.seen.copy_(tensors[f'density.{b}.seen'])
     return self
 
-# %% ../nbs/10_training.ipynb #10-079
+# %% ../nbs/10_training.ipynb #10-081
 def load_parameters(head:TalkingHead, tensors:dict):
     "Load a state dict whose clouds may have another number of Gaussians"
     for branch in ('face', 'mouth'):
@@ -716,7 +719,7 @@ def load_parameters(head:TalkingHead, tensors:dict):
         for name, p in list(g.named_parameters()): setattr(g, name, nn.Parameter(torch.empty_like(tensors[f'{branch}.{name}'], device=p.device)))
     head.load_state_dict(tensors)
 
-# %% ../nbs/10_training.ipynb #10-084
+# %% ../nbs/10_training.ipynb #10-086
 def read_frames(
     path,                # An mp4 written by `write_video`
     idx:np.ndarray,      # Frame numbers, in any order
@@ -775,7 +778,7 @@ def load_head(
     head.box, head.size, head.info, head.dir = tuple(info['box']), info['size'], info, path
     return head.to(device).eval()
 
-# %% ../nbs/10_training.ipynb #10-087
+# %% ../nbs/10_training.ipynb #10-089
 def _existing(out:Path, cfg:SyncGaussianConfig):
     "A finished head with this very config, or None; another config is an error"
     for name in ('head.safetensors', 'checkpoint.safetensors'):

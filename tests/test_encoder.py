@@ -109,3 +109,26 @@ def test_features_start_at_one_size(batch):
     for x in (out.hu, out.ave): assert abs(x[:,4].std(0).square().mean().sqrt() - 1) < .1 and torch.isfinite(x).all()
     again = build(); again.load_state_dict(e.state_dict())
     assert torch.equal(again(windows(hu, [50]), windows(ave, [50])).a, e(windows(hu, [50]), windows(ave, [50])).a)
+
+def test_alignment_leaves_match_attention_alone():
+    "L_ah pulls at the gates; Match-ATT's weights only follow it where the switch lets them"
+    for stop in (True, False):
+        torch.manual_seed(0)
+        e = SyncEnhancedEncoder(hu_dim=16, hu_window=2, stop_gradient=stop)
+        out = e(torch.randn(4, 8, 2, 16), torch.randn(4, 8, 1, 512))
+        e.alignment_loss(out).backward()
+        moved = [p.grad is not None and bool(p.grad.abs().max() > 0) for p in (e.adaption.encoders[0].conv.weight, e.match.linear.weight, e.match.convs[0].weight)]
+        assert moved == [True, not stop, not stop]
+
+def test_every_layer_starts_at_unit_size():
+    "What each layer of both nets says of the training frames varies by 1 around 0, and Match-ATT starts as a bell around the frame"
+    hu, ave = torch.randn(200, 2, 16)*torch.linspace(.1, 9, 16)+3, torch.randn(200, 1, 512)*4
+    e = SyncEnhancedEncoder(hu_dim=16, hu_window=2).fit_inputs(hu, ave)
+    for net, x in ((e.text, e.text.standardise(hu).transpose(1, 2)), (e.visual, e.visual.standardise(ave).flatten(1))):
+        for part in ([net.convs, net.fc] if net is e.text else [net.fc]):
+            if part is net.fc and x.dim()==3: x = x.mean(-1)
+            for layer in part:
+                x = layer(x)
+                if hasattr(layer, 'weight'): assert abs(x.std([d for d in range(x.dim()) if d!=1]).square().mean().sqrt()-1) < .02 and x.mean().abs() < .02
+    weights = e.match(torch.zeros(1, 8, 32))[1][0]
+    assert weights.argmax() == 4 and (weights[:4].diff() > 0).all() and (weights[4:].diff() < 0).all()

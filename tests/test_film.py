@@ -160,10 +160,21 @@ def test_write_film_writes_every_frame_and_the_sound(head, tmp_path):
 def test_a_field_in_pieces_is_the_field(head):
     "What a CPU asks in pieces is what it would get at once, for a cloud that does not divide"
     from syncgaussian.synthesis import in_pieces
-    a, e = torch.randn(3, head.cfg.audio_dim), torch.rand(3, 7)
+    a, e = torch.randn(3, head.cfg.audio_dim), torch.rand(3, head.expression.shape[1])
     with torch.no_grad():
         for field, cloud, heard in ((head.face_field, head.face, (a, e)), (head.mouth_field, head.mouth, (a,))):
             places = field.places(cloud.means)
             for whole, parts in zip(field(cloud.means, *heard, places), in_pieces(field, cloud.means, heard, places, n=37)):
                 assert (whole is None)==(parts is None)
                 if whole is not None: torch.testing.assert_close(whole, parts, atol=1e-6, rtol=1e-5)
+
+def test_articulation_moves_the_mouth_from_its_usual_place(head, tmp_path):
+    "0 is the usual mouth, 1 what was learnt, 2 twice as far; a pause closes the mouth whatever is asked; nonsense is refused before anything is heard"
+    from syncgaussian.synthesis import SynthesisError, synthesize
+    hu, ave = torch.randn(3, 8, *head.hu_shape), torch.randn(3, 8, 1, 512)
+    with torch.no_grad(): still, learnt, twice, closed = (head.listen(hu, ave, silence, x).a for silence, x in ((None, 0.), (None, 1.), (None, 2.), (torch.ones(3), 2.)))
+    torch.testing.assert_close(still, head.usual.expand(3, -1))
+    torch.testing.assert_close(twice-head.usual, 2*(learnt-head.usual), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(closed, head.closed.expand(3, -1), atol=1e-5, rtol=1e-5)
+    for x in (-1, 9, float('nan')):
+        with pytest.raises(SynthesisError, match='articulation'): synthesize(head, 'no such file', tmp_path/'a.mp4', device='cpu', articulation=x)
