@@ -95,18 +95,18 @@ def crop_note(seen:Seen)->str:
 
 # %% ../nbs/09b_evaluation.ipynb #09-023
 def mouth_scores(
-    seen:Seen,         # Of the made frames
-    clip:Clip,
-    idx:np.ndarray,    # [T] frames of the clip that they stand for
-)->dict:               # lmd (px at 512), bse_l, bse_u, mouth_correlation, lmd_frames
+    made:Seen,     # Of the made frames
+    recorded:Seen, # Of the recorded frames
+    size:int,      # Side of both, px
+)->dict:           # lmd (px at 512), bse_l, bse_u, mouth_correlation, lmd_frames
     "Landmark distance of the mouth, blendshape errors, and how well the mouth's opening follows the recording's"
-    k = seen.found
+    k = made.found & recorded.found
     if k.sum() < 2: return dict.fromkeys(('lmd', 'bse_l', 'bse_u', 'mouth_correlation')) | dict(lmd_frames=int(k.sum()))
-    a, b = seen.landmarks[k], clip.landmarks[idx][k]
+    a, b = made.landmarks[k], recorded.landmarks[k]
     opening = lambda m: np.linalg.norm(m[:, 13, :2]-m[:, 14, :2], axis=-1)
     moved = opening(a).std() > 0 and opening(b).std() > 0
     r = float(np.corrcoef(opening(a), opening(b))[0,1]) if moved else None
-    return dict(lmd=float(landmark_distance(a, b, clip.size))) | blendshape_error(seen.blendshapes[k], clip.blendshapes[idx][k]) | dict(mouth_correlation=r, lmd_frames=int(k.sum()))
+    return dict(lmd=float(landmark_distance(a, b, size))) | blendshape_error(made.blendshapes[k], recorded.blendshapes[k]) | dict(mouth_correlation=r, lmd_frames=int(k.sum()))
 
 # %% ../nbs/09b_evaluation.ipynb #09-026
 SYNCNET_NOTE = 'Sync-C and Sync-E on faces cut out by landmarks (the published pipeline finds them with S3FD).'
@@ -170,10 +170,10 @@ def score_video(
     if compressed:
         scores |= {f'{k}_mp4':v for k,v in score_frames(through_mp4(frames), through_mp4(truth), head_box=box, batch=batch, device=device).items()}
         notes.append('_mp4: both videos after H.264 (x264, crf 23, yuv420p).')
-    seen = look(frames, clip.landmarks[idx], landmarks)
-    if landmarks: scores |= mouth_scores(seen, clip, idx)
+    seen, recorded = (look(x, clip.landmarks[idx], landmarks) for x in (frames, truth))
+    if landmarks: scores |= mouth_scores(seen, recorded, clip.size)
     net, why_net = find_syncnet(device)
-    made, real = sync_of(frames, seen.landmarks, clip, idx, pair, net), sync_of(truth, clip.landmarks[idx], clip, idx, pair, net)
+    made, real = (sync_of(x, s.landmarks, clip, idx, pair, net) for x, s in ((frames, seen), (truth, recorded)))
     scores |= made | {f'{k}_recording':v for k,v in real.items() if k!='sync_shifts'} | dict(sync_weights=pair.sha256 if pair else None)
     return scores | dict(n_frames=len(idx), notes=notes+[crop_note(seen), *([why] if why else []), *pair_note(pair, made), why_net])
 

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['LIPS', 'NOSE', 'HEAD_VERSION', 'lip_rectangles', 'mouth_windows', 'outline', 'full_expression', 'TrainingError',
-           'TrainingData', 'feature_names', 'window_bounds', 'sample_schedule', 'reference_frame', 'head_depth',
-           'unproject', 'surface_gaussians', 'cube_gaussians', 'mouth_gaussians', 'render', 'TalkingHead', 'init_head',
-           'add_audio_visual_features', 'closed_frames', 'paint', 'over', 'inside_rect', 'Densifier', 'split_gaussians',
-           'replace_gaussians', 'gaussian_optimizer', 'network_optimizer', 'set_rates', 'Trainer', 'write_tensors',
-           'read_tensors', 'load_parameters', 'read_frames', 'backdrop_video', 'save_head', 'load_head', 'train']
+           'TrainingData', 'feature_names', 'window_bounds', 'sample_schedule', 'closed_eyes', 'repeat_closed_eyes',
+           'reference_frame', 'head_depth', 'unproject', 'surface_gaussians', 'cube_gaussians', 'mouth_gaussians',
+           'render', 'TalkingHead', 'init_head', 'add_audio_visual_features', 'closed_frames', 'paint', 'over',
+           'inside_rect', 'Densifier', 'split_gaussians', 'replace_gaussians', 'gaussian_optimizer',
+           'network_optimizer', 'set_rates', 'Trainer', 'write_tensors', 'read_tensors', 'load_parameters',
+           'read_frames', 'backdrop_video', 'save_head', 'load_head', 'train']
 
 # %% ../nbs/10_training.ipynb #10-002
 import json, math, os, shutil, time
@@ -181,6 +182,27 @@ def sample_schedule(
         if len(inside): order[k] = rng.choice(inside)
     return order
 
+# %% ../nbs/10_training.ipynb #10-031b
+def closed_eyes(
+    blink:np.ndarray,        # [T] how far the lids are closed
+    allowed:np.ndarray=None, # [T] bool, frames that may be drawn at all
+)->np.ndarray:               # Frames with lids more than half way down
+    "The upper half of a person's range of blinks"
+    low, high = np.quantile(blink, [0.02, 0.995])
+    return np.flatnonzero((blink > (low+high)/2) & (True if allowed is None else allowed))
+
+def repeat_closed_eyes(
+    order:np.ndarray,    # [n] frames in the order in which they are shown
+    blink:np.ndarray,    # [T] how far the lids are closed
+    allowed:np.ndarray,  # [T] bool, frames that may be drawn at all
+    share:float,         # Share of the frames to replace
+    rng:np.random.Generator,
+)->np.ndarray:           # [n]
+    "The same order with a share of it drawn from closed eyes"
+    closed = closed_eyes(blink, allowed)
+    if not share or not len(closed): return order
+    return np.where(rng.random(len(order)) < share, rng.choice(closed, len(order)), order)
+
 # %% ../nbs/10_training.ipynb #10-034
 def reference_frame(data:TrainingData)->int:
     "The frame whose head rotation is closest to the mean, among the closed-mouth half"
@@ -277,7 +299,7 @@ class TalkingHead(nn.Module):
         self.encoder = SyncEnhancedEncoder(hu_dim=hu_shape[1], hu_window=hu_shape[0], audio_dim=cfg.audio_dim, window=cfg.window,
             rounds=cfg.rounds, use_hu=cfg.use_hu, use_ave=cfg.use_ave, use_sync_adaption=cfg.use_sync_adaption,
             shared_match_attention=cfg.shared_match_attention, stop_gradient=cfg.stop_gradient)
-        self.face_field = FaceMotionField(audio_dim=cfg.audio_dim, expression_dim=7+4*cfg.gaze, raw_dim=2+4*cfg.gaze, levels=cfg.levels, bound=bound, finest=256*bound,
+        self.face_field = FaceMotionField(audio_dim=cfg.audio_dim, expression_dim=7+4*cfg.gaze, raw_dim=2+4*cfg.gaze, levels=cfg.levels, bound=bound, finest=cfg.face_cells*bound,
                                          border=border)
         self.mouth_field = MouthMotionField(audio_dim=cfg.audio_dim, levels=cfg.levels, bound=bound, finest=384*bound)
         for name in ('closed', 'usual'): self.register_buffer(name, torch.zeros(cfg.audio_dim))
@@ -545,6 +567,7 @@ class Trainer:
         rng = np.random.default_rng(c.seed)
         draw = lambda metric, s, share, **kw: sample_schedule(metric, self.steps[s]*c.batch, share, rng, d.found, **kw)
         face = [draw(d.opening, 'canonical', 1.), draw(d.blink, 'motion', c.window_share), draw(d.blink, 'colour', 0.)]
+        face[1] = repeat_closed_eyes(face[1], d.blink, d.found, c.blink_share, rng)
         mouth = [draw(d.opening, 'canonical', 1., downward=True), draw(d.opening, 'motion', c.window_share, downward=True), draw(d.opening, 'colour', 0.)]
         self.frames = {b:torch.as_tensor(np.concatenate(x).reshape(-1, c.batch), device=d.device) for b, x in (('face', face), ('mouth', mouth))}
         self.colours = torch.as_tensor(rng.random((self.total, c.batch, 3)), dtype=torch.float32, device=d.device)

@@ -124,6 +124,20 @@ def test_pictures_are_ideal_in_natural_order(job, tmp_path):
     s = evaluate_frames(folder, clip, test_share=.12, landmarks=False)
     assert (s['psnr'], s['ssim'], s['lpips'], s['n_frames']) == (float('inf'), 1, 0, 12)
 
+def test_the_recording_itself_has_every_ideal_value(tmp_path_factory, capsys):
+    "`evaluate --frames` of a clip's own frames: no error in picture, landmarks or blendshapes, and the sync of the recording"
+    folder = tmp_path_factory.mktemp('own')
+    assert main(['prepare', str(sample_clip_path()), '-o', str(folder/'clip'), '--size', '256', '--max-seconds', '6']) == 0
+    clip = Clip(folder/'clip')
+    assert main(['evaluate', '--frames', str(clip.dir/'frames.mp4'), str(clip.dir), '-o', str(folder/'e.json'), '--test-share', '0.3']) == 0
+    s = scores_of(folder/'e.json')
+    assert s['n_frames'] == s['lmd_frames'] == 45 and s['sync_shifts'] == 15
+    assert [s[k] for k in ('psnr', 'ssim', 'lpips', 'lmd', 'bse_l', 'bse_u')] == [float('inf'), 1, 0, 0, 0, 0]
+    assert s['mouth_correlation'] == pytest.approx(1, abs=1e-12)
+    for k in evaluation.SYNC_NAMES: assert s[k] == s[f'{k}_recording'] and s[k] is not None
+    late = evaluate_frames(clip.dir/'frames.mp4', clip, offset=2, test_share=.3) # two frames late is no longer ideal
+    assert late['lmd'] > .1 and late['mouth_correlation'] < .99 and late['sync_offset'] != s['sync_offset']
+
 def test_rates_sizes_and_lengths_are_stated(job, tmp_path):
     clip = Clip(job/'clip')
     held = clip.split()[1]
