@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['CLIP_VERSION', 'FPS', 'LABELS', 'AAC_RATES', 'FACE_OVAL', 'INNER_LIPS', 'OUTER_LIPS', 'BLENDSHAPES', 'CHEEKS',
-           'EXPRESSION', 'JAW', 'EYES', 'ClipError', 'sound_between', 'load_sound', 'VideoInfo', 'read_video',
+           'EXPRESSION', 'JAW', 'EYES', 'LIDS', 'ClipError', 'sound_between', 'load_sound', 'VideoInfo', 'read_video',
            'write_video', 'fill_gaps', 'detect_landmarks', 'Scan', 'find_faces', 'scan_video', 'find_cuts',
            'find_shots', 'repeated_frames', 'choose_times', 'choose_crop', 'fill_polygon', 'guided_filter',
            'person_mask', 'jaw_line', 'head_side', 'parse_face', 'inside_mouth', 'neck_area', 'Background',
-           'fill_smoothly', 'smooth', 'upper_face', 'eye_signals', 'Manifest', 'open_manifest', 'Clip', 'frames',
-           'iter_frames', 'labels', 'features', 'split', 'mouth_opening', 'mouth_box', 'head_box', 'remove_head',
-           'backdrop', 'to_ernerf', 'loudness', 'lip_lag', 'prepare_clip']
+           'fill_smoothly', 'smooth', 'upper_face', 'eye_signals', 'lid_positions', 'Manifest', 'open_manifest', 'Clip',
+           'frames', 'iter_frames', 'labels', 'features', 'split', 'mouth_opening', 'mouth_box', 'head_box',
+           'remove_head', 'backdrop', 'to_ernerf', 'loudness', 'lip_lag', 'prepare_clip']
 
 # %% ../nbs/04_clip.ipynb #04-005
 import contextlib
@@ -860,6 +860,20 @@ def eye_signals(
     def read(names): return sum((-1 if n[0]=='-' else 1)*blendshapes[:,BLENDSHAPES.index(n.strip('-'))] for n in names)/2
     return smooth(np.stack([read(n) for n in EYES], 1).astype(np.float32)).clip((-1,-1,0,0), 1)
 
+# %% ../nbs/04_clip.ipynb #04-123b
+LIDS = (((160,159,158), (144,145,153), (33,133)), ((385,386,387), (380,374,373), (362,263))) # Upper lid, lower lid, corners; right eye, left eye
+
+def lid_positions(
+    landmarks,  # [T,478,3] px
+)->np.ndarray:  # [T,4]: right and left eye, how far closed (about 0 open, near 1 closed); right and left upper lid, height over the line between the corners in thirds of an eye's width
+    "Where the lids stand"
+    def heights(lid, corners): # over the line between the corners, in eye widths
+        start, along = landmarks[:,corners[0],:2], landmarks[:,corners[1],:2]-landmarks[:,corners[0],:2]
+        up = np.stack([along[:,1], -along[:,0]], 1)/(along**2).sum(1, keepdims=True)
+        return ((landmarks[:,lid,:2].mean(1)-start)*up).sum(1)
+    upper, lower = (np.stack([heights(eye[k], eye[2]) for eye in LIDS], 1) for k in (0,1))
+    return np.concatenate([1-3*(upper-lower), 3*upper], 1).astype(np.float32)
+
 # %% ../nbs/04_clip.ipynb #04-126
 def _write_json(path, value):
     tmp = path.with_name(f'.{path.name}.{os.getpid()}')
@@ -953,6 +967,8 @@ class Clip:
     def expression(self): "e [T,7] in [0,1], in the order of EXPRESSION"; return self._load('expression')
     @cached_property
     def eyes(self): "Gaze, squint and wide [T,4], see `eye_signals`"; return eye_signals(np.asarray(self.blendshapes))
+    @cached_property
+    def lids(self): "Where the lids stand [T,4], see `lid_positions`"; return lid_positions(np.asarray(self.landmarks))
     @cached_property
     def found(self): "[T] bool: was the face seen, or filled in?"; return self._load('found')
     @cached_property

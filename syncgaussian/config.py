@@ -45,7 +45,8 @@ class SyncGaussianConfig:
     # -- motion fields (3.4)
     levels: int = 12                   # Tri-plane levels
     face_cells: float = 768.           # Finest level of the face's tri-planes, cells a metre (ours; TalkingGaussian: 256)
-    gaze: bool = True                  # e also says where the eyes look and how wide they are (ours)
+    face_hidden: int = 128             # Width of the face's deformation MLP (ours; TalkingGaussian: 64)
+    gaze: bool = True                  # e also says where the eyes look and where the lids stand (ours)
     part_halves: bool = True           # Speech moves the face below the nose, expression above it (ours)
     attention_weight: float = 1e-4     # Keeps blinks off the lips and both off the hair (TalkingGaussian)
     motion_weight: float = 1e-5        # Small motions are preferred (TalkingGaussian)
@@ -60,7 +61,7 @@ class SyncGaussianConfig:
     batch: int = 8                     # Frames a step (ours; 1 is the paper's)
     together: bool = True              # Face and mouth in the same step, or one after the other
     window_share: float = 1/3          # Share of the frames drawn from the incremental window (ours; TalkingGaussian: 1/15 face, 1/7 mouth)
-    blink_share: float = 0.3           # Share of the face's frames in stage 2 drawn from closed eyes (ours)
+    blink_share: float = 0.2           # Share of the face's frames in stage 2 drawn from closed eyes (ours)
     # -- losses (Eq. 7-9)
     lambda_dssim: float = 0.2          # lambda_1
     lambda_lpips: float = 0.5          # lambda_3
@@ -110,7 +111,7 @@ def _check(cfg):
 # %% ../nbs/00_config.ipynb #00-017
 def paper_config(**changes)->SyncGaussianConfig:
     "The paper's choices, for one GPU, in under three minutes"
-    return override(SyncGaussianConfig(motion_frames=30_000, finetune_frames=6_000), **changes)
+    return override(SyncGaussianConfig(motion_frames=36_000, finetune_frames=6_000), **changes)
 
 def course_config(**changes)->SyncGaussianConfig:
     "Minutes on two CPU cores"

@@ -113,7 +113,7 @@ def moved_clouds(
     places:tuple,          # What no frame changes, of the face and of the mouth field
     hu, ave,               # Speech windows [B,8,W,D], [B,8,1,512]
     silence,               # [B], 1 closes the mouth
-    e,                     # Expressions [B,7 or 11]
+    e,                     # Expressions [B,7 or 15]
     viewmats,              # [B,4,4]
     joined:bool=True,      # One batch of both, the smaller one filled up
     articulation:float=1., # How far the mouth is moved from its usual place; 1: as learnt

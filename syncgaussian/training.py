@@ -62,8 +62,8 @@ def outline(
 
 # %% ../nbs/10_training.ipynb #10-018
 def full_expression(clip:Clip, cfg:SyncGaussianConfig)->np.ndarray:
-    "The expression e of every frame [T,7], with gaze and lids behind it [T,11] where the config says so; no value beyond those of the training frames"
-    e = np.concatenate([clip.expression, clip.eyes], 1) if cfg.gaze else clip.expression
+    "The expression e of every frame [T,7], with gaze and lids behind it [T,15] where the config says so; no value beyond those of the training frames"
+    e = np.concatenate([clip.expression, clip.eyes, clip.lids], 1) if cfg.gaze else clip.expression
     low, high = np.quantile(e[clip.split(cfg.test_share)[0]], [0.005, 0.995], axis=0)
     return e.clip(low, high).astype(np.float32)
 
@@ -299,8 +299,8 @@ class TalkingHead(nn.Module):
         self.encoder = SyncEnhancedEncoder(hu_dim=hu_shape[1], hu_window=hu_shape[0], audio_dim=cfg.audio_dim, window=cfg.window,
             rounds=cfg.rounds, use_hu=cfg.use_hu, use_ave=cfg.use_ave, use_sync_adaption=cfg.use_sync_adaption,
             shared_match_attention=cfg.shared_match_attention, stop_gradient=cfg.stop_gradient)
-        self.face_field = FaceMotionField(audio_dim=cfg.audio_dim, expression_dim=7+4*cfg.gaze, raw_dim=2+4*cfg.gaze, levels=cfg.levels, bound=bound, finest=cfg.face_cells*bound,
-                                         border=border)
+        self.face_field = FaceMotionField(audio_dim=cfg.audio_dim, expression_dim=7+8*cfg.gaze, raw_dim=2+8*cfg.gaze, hidden=cfg.face_hidden,
+                                         levels=cfg.levels, bound=bound, finest=cfg.face_cells*bound, border=border)
         self.mouth_field = MouthMotionField(audio_dim=cfg.audio_dim, levels=cfg.levels, bound=bound, finest=384*bound)
         for name in ('closed', 'usual'): self.register_buffer(name, torch.zeros(cfg.audio_dim))
         self.mouth_shape = nn.Linear(cfg.audio_dim, 5)
@@ -505,15 +505,15 @@ def split_gaussians(g:Gaussians, large:Tensor, small:Tensor, generator:torch.Gen
 
 def replace_gaussians(g:Gaussians, optimizer, keep:Tensor, extra:dict):
     "Keep some Gaussians, append others; optimiser moments follow"
-    for group in optimizer.param_groups:
-        name, old = group.get('name'), group['params'][0]
-        if name not in extra or getattr(g, name, None) is not old: continue
-        new = nn.Parameter(torch.cat([old[keep], extra[name]]).contiguous())
+    groups = {group.get('name'):group for group in optimizer.param_groups}
+    for name, more in extra.items():
+        old = getattr(g, name)
+        new = nn.Parameter(torch.cat([old[keep], more]).contiguous())
         state = optimizer.state.pop(old, {})
         for k in ('exp_avg', 'exp_avg_sq'):
-            if k in state: state[k] = torch.cat([state[k][keep], torch.zeros_like(extra[name])])
+            if k in state: state[k] = torch.cat([state[k][keep], torch.zeros_like(more)])
         if state: optimizer.state[new] = state
-        group['params'][0] = new
+        if name in groups: groups[name]['params'][0] = new # Without harmonics shN is empty and nobody's to move
         setattr(g, name, new)
 
 # %% ../nbs/10_training.ipynb #10-068
@@ -764,7 +764,7 @@ def backdrop_video(clip:Clip)->Path:
         write_video(path, (f for c in chunks for f in clip.backdrop(c)), fps=25, crf=10, gop=25)
     return path
 
-HEAD_VERSION = 3
+HEAD_VERSION = 4
 
 def save_head(
     head:TalkingHead,

@@ -9,7 +9,7 @@ av = pytest.importorskip('av')
 from syncgaussian.cli import main
 from syncgaussian.clip import Clip
 from syncgaussian.config import course_config, override
-from syncgaussian.training import read_frames
+from syncgaussian.training import load_head, read_frames
 from syncgaussian.sample import driving_speech_path, sample_clip_path
 
 TINY = dict(n_face=600, n_mouth=100, canonical_frames=8, motion_frames=24, finetune_frames=4, batch=2, densify_every=8, ave_seconds=2., lpips_patch=48)
@@ -84,6 +84,15 @@ def test_divergence_stops_with_a_sentence(job, tmp_path):
     trainer = Trainer(init_head(data, cfg), data, cfg)
     with torch.no_grad(): trainer.head.face.sh0.fill_(float('nan'))
     with pytest.raises(TrainingError, match='step .* not a number'): trainer.run(until=20, progress=False)
+
+def test_head_of_one_colour_a_gaussian(job, tmp_path):
+    "Without spherical harmonics (`sh_degree=0`) a head densifies, is saved and speaks"
+    settings = [*SETTINGS, '--set', 'sh_degree=0', '--set', 'grow_gradient=1e-6']
+    assert main(['train', str(job/'clip'), '-o', str(tmp_path/'head'), '--device', 'cpu', *settings]) == 0
+    head = load_head(tmp_path/'head')
+    assert head.face.shN.shape == (len(head.face.means), 0, 3) and len(head.face.means) != TINY['n_face']
+    assert main(['synthesize', str(tmp_path/'head'), str(driving_speech_path()), '-o', str(tmp_path/'v.mp4'), '--device', 'cpu']) == 0
+    assert (tmp_path/'v.mp4').stat().st_size > 1000
 
 @pytest.mark.parametrize('speech, words', [('silent', 'silent'), ('empty', 'empty.wav'), ('text', 'text.wav'), ('missing', 'missing.wav')])
 def test_bad_speech_is_one_sentence(job, tmp_path, capsys, speech, words):
