@@ -105,7 +105,9 @@ def _check(cfg):
     if not (cfg.use_hu or cfg.use_ave): raise ConfigError("use_hu and use_ave are both off: the encoder would hear nothing")
     if cfg.init not in ('surface','cube'): raise ConfigError(f"init={cfg.init}: surface or cube")
     if not 0 < cfg.test_share < 0.9: raise ConfigError(f"test_share={cfg.test_share}: a share between 0 and 0.9")
-    if min(cfg.batch, cfg.rounds, cfg.window, cfg.n_face, cfg.n_mouth) < 1: raise ConfigError("batch, rounds, window, n_face and n_mouth start at 1")
+    if not 0 <= cfg.blink_share <= 1: raise ConfigError(f"blink_share={cfg.blink_share}: a share from 0 to 1")
+    if cfg.face_cells <= 0: raise ConfigError(f"face_cells={cfg.face_cells}: cells a metre, more than 0")
+    if min(cfg.batch, cfg.rounds, cfg.window, cfg.n_face, cfg.n_mouth, cfg.face_hidden) < 1: raise ConfigError("batch, rounds, window, n_face, n_mouth and face_hidden start at 1")
     return cfg
 
 # %% ../nbs/00_config.ipynb #00-017
