@@ -22,10 +22,10 @@ def clip(tmp_path_factory):
 def folder(clip, tmp_path_factory): return train(clip, tmp_path_factory.mktemp('gpu')/'head', TINY, device='cpu', progress=False).dir
 
 def talking(folder, device):
-    "The trained head with motions large enough to be seen after so short a training"
+    "The trained head with motions large enough to be seen after so short a training, one or two centimetres"
     head = load_head(folder, device)
     with torch.no_grad():
-        for field in (head.face_field, head.mouth_field): [m for m in field.modules() if isinstance(m, torch.nn.Linear)][-1].weight.mul_(20)
+        for field in (head.face_field, head.mouth_field): [m for m in field.modules() if isinstance(m, torch.nn.Linear)][-1].weight.mul_(3)
     return head
 
 def inputs(head, seed=0, B=4):
