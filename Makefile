@@ -34,8 +34,8 @@ libraries: setup
 	@$(BIN)/python -c 'import sys; from syncgaussian.assets import check_system_libraries as check; sys.exit(check() or 0)'
 
 readme: setup
-	$(BIN)/python .ci/readme.py
+	$(BIN)/python tools/readme.py
 
 clean:
-	rm -rf build dist *.egg-info out .pytest_cache
+	rm -rf build dist *.egg-info out .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,8 +1,9 @@
 "SyncGaussian: one talking video in, a talking head of 3D Gaussians out"
 __version__ = "0.1.0"
 
-_lazy = dict(prepare='speech', train='training', load_head='training', synthesize='synthesis', evaluate='synthesis', demo='synthesis',
-             Clip='clip', SyncGaussianConfig='config', course_config='config', paper_config='config', fetch_asset='assets', run_ablations='ablations')
+_lazy = dict(prepare='preparation', train='training', load_head='training', synthesize='synthesis', evaluate='synthesis', demo='sample_run',
+             Clip='clip', SyncGaussianConfig='config', course_config='config', paper_config='config', fetch_asset='assets',
+             run_ablations='ablations', SyncGaussianError='files')
 
 def __getattr__(name):
     "The main names, imported when they are first used"

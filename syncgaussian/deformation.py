@@ -6,12 +6,15 @@
 __all__ = ['PRIME', 'plane_levels', 'hash_nodes', 'read_table', 'TriPlaneHash', 'mlp', 'RegionAttention', 'conditioned_linear',
            'Motion', 'FaceMotionField', 'MouthMotionField', 'deform', 'fuse']
 
-# %% ../nbs/08_deformation.ipynb #08-002
+# %% ../nbs/08_deformation.ipynb #08-imports
 import math
 from typing import NamedTuple
-import torch, torch.nn.functional as F
-from torch import nn, Tensor
-from .rasterizer import Rendering
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .splat.rasterizer import Rendering
 
 # %% ../nbs/08_deformation.ipynb #08-008
 def plane_levels(
@@ -190,7 +193,9 @@ class MouthMotionField(nn.Module):
         nn.init.zeros_(self.rest[-1][-1].weight)
         self.register_buffer('reach', torch.tensor([2e-3, 1e-2, 2e-3]), persistent=False) # m a unit of output
 
-    def places(self, means): "What no frame changes: tri-plane features"; return (self.planes(means),)
+    def places(self, means):
+        "What no frame changes: tri-plane features"
+        return (self.planes(means),)
 
     def forward(self,
         means:Tensor, # Canonical means [N,3], m

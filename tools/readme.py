@@ -1,4 +1,4 @@
-"Make README.md from nbs/index.ipynb: python .ci/readme.py [--check]"
+"Make README.md from nbs/index.ipynb: python tools/readme.py [--check]"
 import re, sys
 from pathlib import Path
 
@@ -24,7 +24,8 @@ def convert():
     nb = nbformat.read(index, as_version=4)
     nb.metadata.language_info = {'name': 'python'}
     nb.cells = [c for c in map(visible, nb.cells) if c is not None]
-    config = Config({'ExtractOutputPreprocessor': {'output_filename_template': pictures+'/index_{cell_index}_{index}{extension}'}})
+    template = pictures+'/index_{cell_index}_{index}{extension}'
+    config = Config({'ExtractOutputPreprocessor': {'output_filename_template': template}})
     text,resources = MarkdownExporter(config=config).from_notebook_node(nb)
     text = re.sub(r'```python\s*```\n?', '', text).replace('](../', '](').replace('src="../', 'src="')
     text = re.sub(r'\]\((\w+)\.ipynb', r'](nbs/\1.ipynb', text)
@@ -39,7 +40,8 @@ def differences(text, files):
 if __name__=='__main__':
     text,files = convert()
     if '--check' in sys.argv:
-        sys.exit('\n'.join(f'{p} is not what nbs/index.ipynb gives: run make readme' for p in differences(text, files)) or 0)
+        wrong = [f'{p} is not what nbs/index.ipynb gives: run make readme' for p in differences(text, files)]
+        sys.exit('\n'.join(wrong) or 0)
     (root/pictures).mkdir(parents=True, exist_ok=True)
     for old in (root/pictures).glob('index_*.*'): old.unlink()
     for path,data in files.items(): (root/path).write_bytes(data)
