@@ -18,7 +18,7 @@ from fastcore.basics import patch
 
 from ..files import save_array, save_json
 from .media import ClipError, pick_frames, read_png, read_wav, write_video
-from .landmarks import OUTER_LIPS, eye_signals, lid_positions
+from .landmarks import OUTER_LIPS, eye_signals, lid_positions, lip_gap
 from .masks import remove_head
 
 # %% ../../nbs/04e_folder.ipynb #04-009
@@ -213,7 +213,7 @@ def split(
 @patch
 def mouth_opening(self:Clip)->np.ndarray: # [T] px
     "Height of the gap between the lips"
-    return mouth_opening(self.landmarks)
+    return lip_gap(self.landmarks)
 
 @patch
 def mouth_box(

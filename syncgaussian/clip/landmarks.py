@@ -6,7 +6,7 @@
 __all__ = ['FACE_OVAL', 'INNER_LIPS', 'OUTER_LIPS', 'BLENDSHAPES', 'CHEEKS', 'EXPRESSION', 'JAW', 'EYES', 'LIDS',
            'quiet_mediapipe', 'quiet_stderr', 'mp_image', 'face_landmarker', 'to_pixels', 'track_face', 'box_centre',
            'fill_gaps', 'detect_landmarks', 'find_faces', 'smooth', 'upper_face', 'eye_signals', 'lid_positions',
-           'mouth_opening']
+           'lip_gap']
 
 # %% ../../nbs/04b_landmarks.ipynb #04b-imports
 import contextlib
@@ -203,7 +203,7 @@ def lid_positions(
     return np.concatenate([1-3*(upper-lower), 3*upper], 1).astype(np.float32)
 
 # %% ../../nbs/04b_landmarks.ipynb #04b-opening
-def mouth_opening(
+def lip_gap(
     landmarks, # [...,478,2 or 3] px
 )->np.ndarray: # [...] px
     "Height of the gap between the lips: the distance of the inner lips' middles (points 13 and 14)"

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..assets import fetch_asset
 from .landmarks import (
-    CHEEKS, FACE_OVAL, INNER_LIPS, JAW, mouth_opening, mp_image, quiet_mediapipe, quiet_stderr)
+    CHEEKS, FACE_OVAL, INNER_LIPS, JAW, lip_gap, mp_image, quiet_mediapipe, quiet_stderr)
 
 # %% ../../nbs/04c_masks.ipynb #04-009y
 LABELS = dict(background=0, torso=1, neck=2, face=3, hair=4, mouth=5)
@@ -164,7 +164,7 @@ def inside_mouth(
     least=0.015, # Opening under which the mouth counts as closed, of the face's height
 )->np.ndarray: # [H,W] bool
     "What lies between the lips; empty where they touch"
-    opening = mouth_opening(landmarks)
+    opening = lip_gap(landmarks)
     if opening < least*np.linalg.norm(landmarks[10,:2] - landmarks[152,:2]): return np.zeros((height,width), bool)
     return fill_polygon(landmarks[list(INNER_LIPS),:2], height, width) > 0.5
 

@@ -22,7 +22,7 @@ from ..files import RowFile, file_sha256, read_rows, save_array, save_png, whole
 from syncgaussian.clip.media import (
     ClipError, frames_at, open_media, pick_frames, read_video, sound_between, sound_blocks, write_m4a, write_speech,
     write_video)
-from .landmarks import box_centre, face_landmarker, mouth_opening, track_face, upper_face
+from .landmarks import box_centre, face_landmarker, lip_gap, track_face, upper_face
 from .masks import LABELS, Background, parse_face, person_mask, person_segmenter
 from .shots import (
     Scan, choose_crop, choose_times, cut_square, find_cuts, find_shots, progress_bar, scan_video)
@@ -190,7 +190,7 @@ def _sound_step(video, m, sound, offset):
     if n < 2*FPS: raise ClipError(f'{source} holds only {n/FPS:.1f} s of sound for this shot; at least 2 s are needed')
     if n < film: m.note('sound', f'the sound ends {(film-n)/FPS:.1f} s before the picture; the clip ends with the sound')
     if peak < 1e-3: m.note('sound', 'the sound of this clip is silent')
-    _say_lag(m, np.array([mouth_opening(p) for p in read_rows(out/'landmarks.npy')])[:n], loud)
+    _say_lag(m, np.array([lip_gap(p) for p in read_rows(out/'landmarks.npy')])[:n], loud)
     rate = sound_blocks(source)[1]
     write_m4a(out/'sound.m4a', sound_between(source, start, n/FPS, rate), rate)
     d['n_frames'] = n

@@ -25,7 +25,7 @@ from ..config import FPS
 from ..files import SyncGaussianError, static_file
 from ..assets import AssetError
 from ..clip.media import ClipError, read_video, write_video
-from ..clip.landmarks import detect_landmarks, mouth_opening
+from ..clip.landmarks import detect_landmarks, lip_gap
 from ..clip.folder import Clip
 from ..speech.sound import SpeechError
 from ..speech.sync_pair import ave_features, lip_features, load_sync_pair, mouth_crops, sync_scores
@@ -114,8 +114,8 @@ def mouth_scores(
     k = made.found & recorded.found
     if k.sum() < 2: return dict.fromkeys(('lmd', 'bse_l', 'bse_u', 'mouth_correlation')) | dict(lmd_frames=int(k.sum()))
     a, b = made.landmarks[k], recorded.landmarks[k]
-    moved = mouth_opening(a).std() > 0 and mouth_opening(b).std() > 0
-    r = float(np.corrcoef(mouth_opening(a), mouth_opening(b))[0,1]) if moved else None
+    moved = lip_gap(a).std() > 0 and lip_gap(b).std() > 0
+    r = float(np.corrcoef(lip_gap(a), lip_gap(b))[0,1]) if moved else None
     return dict(lmd=float(landmark_distance(a, b, size))) | blendshape_error(made.blendshapes[k], recorded.blendshapes[k]) | dict(mouth_correlation=r, lmd_frames=int(k.sum()))
 
 # %% ../../nbs/09b_video.ipynb #09-026

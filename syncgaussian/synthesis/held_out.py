@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ..clip.media import load_sound, write_video
-from ..clip.landmarks import detect_landmarks, mouth_opening
+from ..clip.landmarks import detect_landmarks, lip_gap
 from ..clip.folder import Clip
 from ..scores.video import LipWatcher, find_sync_pair, find_syncnet, score_video
 from ..training.head import TalkingHead, load_head, pick_device
@@ -29,7 +29,7 @@ def pause_scores(
     seconds:float=1.5,      # Silence put in after two seconds; at most two more seconds are said
 )->dict:                    # opening [T] px at 512, pause [T], pause_opening and speech_opening above rest, their pause_ratio
     "Does the mouth close where nobody speaks?"
-    height = lambda marks: mouth_opening(marks)*512/head.size
+    height = lambda marks: lip_gap(marks)*512/head.size
     said = np.concatenate([wave[:32_000], np.zeros(int(seconds*16_000), np.float32), wave[32_000:64_000]])
     n = len(said)//640
     drive = drive_with_speech(head, said, n_frames=n)
