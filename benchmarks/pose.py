@@ -33,14 +33,15 @@ def worst_frames(clip, pose, n=5):
 def measure(path, size, truth):
     "One clip's numbers"
     import numpy as np
-    from syncgaussian.pose import estimate_head_pose, pose_jitter, rotation_error
+    from syncgaussian.pose import estimate_head_pose, pose_jitter
+    from syncgaussian.pose.geometry import rotation_error
     with tempfile.TemporaryDirectory() as d, warnings.catch_warnings():
         warnings.simplefilter('ignore')
         if not Path(path).is_dir():
             from syncgaussian.clip import read_video
             size = min(size, read_video(path)[1].height//16*16)
         clip = open_clip(Path(path), size, d); began = time.perf_counter(); pose = estimate_head_pose(clip, save=False); seconds = time.perf_counter()-began
-        worst = worst_frames(clip, pose); clip_notes = [n['text'] for n in clip.manifest.get('notes', [])]
+        worst = worst_frames(clip, pose); clip_notes = [n['text'] for n in clip.manifest.data.get('notes', [])]
     rough, stable = pose_jitter(pose.rough_viewmats), pose_jitter(pose.viewmats)
     bad = ~np.isfinite(pose.viewmats).all((1,2)) | (pose.viewmats[:,2,2]>=0) | (pose.viewmats[:,2,3]<=0)
     row = dict(clip=Path(path).stem, frames=len(pose), size=pose.size, focal=pose.focal, rough_turn=rough.rotation, stable_turn=stable.rotation,
@@ -49,7 +50,7 @@ def measure(path, size, truth):
                reprojection=None if pose.reprojection is None else float(np.nanmedian(pose.reprojection)*512/pose.size),
                memory_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss//1024)
     if truth:
-        from syncgaussian.sample import sample_truth
+        from syncgaussian.samples import sample_truth
         t = sample_truth(); v = t['viewmats'].astype(float); own = pose_jitter(v)
         row.update(focal_error=pose.focal/float(t['focal'])-1, true_turn=own.rotation, true_shift=own.translation,
                    rough_error=float(np.median(rotation_error(pose.rough_viewmats, v))), stable_error=float(np.median(rotation_error(pose.viewmats, v))))
@@ -69,7 +70,7 @@ if __name__=='__main__':
         print(json.dumps(out)); sys.exit()
     jobs = a.clips or ['sample']
     if 'sample' in jobs:
-        from syncgaussian.sample import sample_clip_path
+        from syncgaussian.samples import sample_clip_path
         jobs = [str(sample_clip_path()) if c=='sample' else c for c in jobs]
     rows = []
     for clip in jobs:

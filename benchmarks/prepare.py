@@ -34,22 +34,23 @@ def sample_for(minutes, path):
     "The sample, to and fro, without a cut"
     import numpy as np
     from syncgaussian.clip import load_sound, read_video, write_video
-    from syncgaussian.sample import sample_clip_path
+    from syncgaussian.samples import sample_clip_path
     frames, wave = list(read_video(sample_clip_path())[0]), load_sound(sample_clip_path())
     n = round(minutes*60*25); there = [*range(len(frames)), *range(len(frames)-2, 0, -1)]
     return write_video(path, (frames[there[k%len(there)]] for k in range(n)), sound=(np.resize(wave, n*640), 16000), synthetic=False)
 
 def measure(video, out, size, sound=None):
     "All steps of `prepare` on one video"
-    from syncgaussian import clip as C, speech
-    meter, step, scan = Meter(), C._step, C.scan_video
-    C._step = lambda m, name, settings, work: step(m, name, settings, lambda: meter.run(name, work))
-    C.scan_video = lambda *a, **k: meter.run('scan', scan, *a, **k)
+    from syncgaussian.clip import Manifest, prepare_clip, steps
+    from syncgaussian.preparation import add_features, add_pose
+    meter, step, scan = Meter(), Manifest.step, steps.scan_video
+    Manifest.step = lambda m, name, settings, work: step(m, name, settings, lambda: meter.run(name, work))
+    steps.scan_video = lambda *a, **k: meter.run('scan', scan, *a, **k)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        clip = meter.run('other', C.prepare_clip, video, out, size=size, sound=sound, progress=False)
-        meter.run('pose', speech.add_pose, clip)
-        meter.run('features', speech.add_features, clip)
+        clip = meter.run('other', prepare_clip, video, out, size=size, sound=sound, progress=False)
+        meter.run('pose', add_pose, clip)
+        meter.run('features', add_features, clip)
     meter.stop.set()
     used = resource.getrusage(resource.RUSAGE_SELF)
     return dict(video=Path(video).name, seconds_of_video=clip.n_frames/clip.fps, size=size, cpu_seconds=used.ru_utime+used.ru_stime,

@@ -9,8 +9,8 @@ Where other programs want the same cores, set GOMP_SPINCOUNT=0: PyTorch's thread
 """
 import argparse, ctypes, json, os, platform, time
 import torch
-from syncgaussian.gaussians import MAX_ALPHA, MIN_ALPHA, MIN_T, look_at, project_gaussians
-from syncgaussian.rasterizer import rasterize
+from syncgaussian.splat.gaussians import MAX_ALPHA, MIN_ALPHA, MIN_T, look_at, project_gaussians
+from syncgaussian.splat.rasterizer import rasterize
 
 SIZES = [(n, px, batch) for px in (128, 256, 512) for n in (1_000, 5_000, 20_000) for batch in (1, 8)]
 GOALS = [(5_000, 128, 1), (10_000, 256, 1)]

@@ -13,9 +13,11 @@ from pathlib import Path
 import numpy as np
 import torch
 import av
-from syncgaussian.clip import write_video
-from syncgaussian.synthesis import HeadRenderer, backdrop_reader, box_views, planes_from_rgb, render_frames, synthesize, there_and_back, write_film
-from syncgaussian.training import load_head, read_frames
+from syncgaussian.clip import load_sound, read_frames, write_video
+from syncgaussian.synthesis import Drive, render_frames, synthesize
+from syncgaussian.synthesis.drive import HeadRenderer, box_views, planes_from_rgb, there_and_back
+from syncgaussian.synthesis.film import backdrop_reader, write_film
+from syncgaussian.training import load_head, pick_device
 
 
 def clock(f, device, seconds):
@@ -56,13 +58,14 @@ def film(head, device, batch, n, presets):
     sync = torch.cuda.synchronize if device!='cpu' else (lambda: None)
     g, planes = torch.Generator(device).manual_seed(0), device!='cpu'
     hu, ave = (torch.randn(n, *s, generator=g, device=device) for s in (head.hu_shape, (1, 512)))
-    scene = there_and_back(n, len(head.viewmats))
+    drive = Drive(hu, ave, there_and_back(n, len(head.viewmats)))
     sound = (0.1*np.random.default_rng(0).standard_normal(n*640).astype(np.float32), 16000)
     draw = HeadRenderer(head, batch)
     def decode(planes):
         read = backdrop_reader(head, planes=planes)
-        for k in range(0, n, batch): read(scene[k:k+batch])
-    def drawn(m=n, reader=None): return render_frames(head, hu, ave, scene[:m], reader or backdrop_reader(head, planes=planes), draw=draw)
+        for k in range(0, n, batch): read(drive.scene[k:k+batch])
+    def drawn(m=n, reader=None):
+        return render_frames(head, drive._replace(scene=drive.scene[:m]), reader or backdrop_reader(head, planes=planes), draw=draw)
     frames = np.concatenate(list(drawn(min(n, 500))))
     still = frames[:batch]
     def drawing(): deque(drawn(reader=lambda idx: still[:len(idx)]), maxlen=0); sync()
@@ -80,7 +83,7 @@ def film(head, device, batch, n, presets):
             rows.append(stage(f'compress, {p}', lambda: write_video(path, ready, preset=p), len(ready)) | dict(kbit_a_second=round(path.stat().st_size*8*25/1000/len(ready))))
             back = read_frames(path, np.arange(0, len(ready), 10)).astype(np.float32)
             rows[-1]['psnr'] = round(float(10*np.log10(255**2/((back-pixels[::10])**2).mean())), 2)
-        for p in presets: rows.append(stage(f'film with sound, {p}', lambda: write_film(head, path, hu, ave, scene, sound=sound, batch=batch, preset=p), n))
+        for p in presets: rows.append(stage(f'film with sound, {p}', lambda: write_film(head, path, drive, sound=sound, batch=batch, preset=p), n))
     return rows
 
 
@@ -90,14 +93,13 @@ def with_video(head, speech, device, batch):
         began = time.perf_counter()
         out = synthesize(head, speech, Path(folder)/'out.mp4', device=device, batch=batch, progress=False)
         seconds = time.perf_counter()-began
-        from syncgaussian.clip import load_sound
         n = len(load_sound(out))//640
     return dict(synthesize=str(Path(speech).name), batch=batch, frames=n, seconds=round(seconds, 2), frames_a_second=round(n/seconds, 1))
 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('head'); p.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu'); p.add_argument('--batches', type=int, nargs='+', default=[1, 8, 16, 32])
+    p.add_argument('head'); p.add_argument('--device', default=pick_device(None)); p.add_argument('--batches', type=int, nargs='+', default=[1, 8, 16, 32])
     p.add_argument('--seconds', type=float, default=2., help='time for each number'); p.add_argument('--speech', help='sound file for the row with the mp4'); 
     p.add_argument('--film', type=int, metavar='N', help='frames of the film whose stages are measured'); p.add_argument('--presets', nargs='+', default=['ultrafast', 'superfast', 'veryfast', 'faster'])
     p.add_argument('--json', help='write the table there')

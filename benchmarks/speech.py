@@ -9,7 +9,8 @@ MODELS = ('mel', 'openai/whisper-tiny.en', 'ave')
 def measure(name, minutes, device):
     "Speed (multiple of real time) and memory (MB) of one model, in this process"
     import numpy as np, torch
-    from syncgaussian.speech import AudioVisualEncoder, SpeechFeatures, ave_features, babble
+    from syncgaussian.speech import AudioVisualEncoder, SpeechFeatures, ave_features
+    from syncgaussian.speech.text import babble
     wave = np.tile(babble(30, np.random.default_rng(0)), int(minutes*2))
     if name == 'ave': model = AudioVisualEncoder().to(device).eval()
     else: extractor = SpeechFeatures(name, device)

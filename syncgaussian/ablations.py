@@ -33,7 +33,7 @@ def row_folder(out_dir, row:str, seed:int)->Path:
     return Path(out_dir)/f"{re.sub('[^a-z0-9]+', '_', row.lower()).strip('_')}-{seed}"
 
 def _finished(path:Path, cfg, landmarks:bool, pair='shipped'):
-    "Scores of a finished row, or None where some are still to be made. Raises AblationError where they were made with other settings"
+    "Scores of a finished row; None where some are still to be made. Raises AblationError for those of other settings"
     if not path.exists(): return None
     scores = json.loads(path.read_text())
     differ = [k for k, v in cfg.to_dict().items() if scores.get('config', {}).get(k)!=v]
@@ -42,6 +42,7 @@ def _finished(path:Path, cfg, landmarks:bool, pair='shipped'):
     complete = ('lmd' in scores or not landmarks) and (not weights or scores['sync_weights']==weights.sha256)
     return scores if complete else None
 
+# %% ../nbs/12_ablations.ipynb #12-008a
 def run_row(
     clip_dir,                   # Folder of a prepared clip
     out_dir,
@@ -58,7 +59,8 @@ def run_row(
     if done := _finished(folder/'scores.json', cfg, landmarks, pair): return done
     clip = Clip(clip_dir)
     head = train(clip, folder, cfg, device=device, progress=progress)
-    scores = dict(row=row, seed=seed, seconds=head.info['seconds'], device=head.info['device'], **evaluate(head, clip, landmarks=landmarks, pair=pair), config=cfg.to_dict())
+    about = dict(row=row, seed=seed, seconds=head.info['seconds'], device=head.info['device'])
+    scores = dict(**about, **evaluate(head, clip, landmarks=landmarks, pair=pair), config=cfg.to_dict())
     save_json(folder/'scores.json', scores)
     return scores
 
@@ -67,11 +69,12 @@ def try_row(clip_dir, out_dir, cfg, row:str, seed:int, *args, **options)->dict:
     "`run_row`, or the row, the seed and what went wrong"
     try: return run_row(clip_dir, out_dir, cfg, row, seed, *args, **options)
     except AblationError: raise
-    except Exception as e: return dict(row=row, seed=seed, error=str(e) if isinstance(e, SyncGaussianError) else f'{type(e).__name__}: {e}')
+    except SyncGaussianError as e: return dict(row=row, seed=seed, error=str(e))
+    except Exception as e: return dict(row=row, seed=seed, error=f'{type(e).__name__}: {e}')
 
 # %% ../nbs/12_ablations.ipynb #12-013
 def prepare_rows(clip, configs:list, device:str):
-    "Make what rows share, so that two of them never write the same file. An extractor that cannot be had is left to its row to report"
+    "Make what rows share, so that two of them never write the same file; what cannot be had, its row reports"
     add_audio_visual_features(clip, configs[0], device)
     backdrop_video(clip)
     for name in dict.fromkeys(c.audio_to_text for c in configs):
@@ -84,6 +87,7 @@ def _side_by_side(calls:list, n_jobs):
     from joblib import Parallel
     return Parallel(n_jobs=n_jobs)(calls)
 
+# %% ../nbs/12_ablations.ipynb #12-013a
 def run_ablations(
     clip,                            # A prepared `Clip`, or its folder
     out_dir,
@@ -99,25 +103,40 @@ def run_ablations(
     clip, cfg = (clip if isinstance(clip, Clip) else Clip(clip)), cfg or course_config()
     jobs = [(row, seed) for row in (rows or ABLATIONS) for seed in seeds]
     configs = [ablate(override(cfg, seed=seed), row) for row, seed in jobs]
-    for (row, seed), c in zip(jobs, configs): _finished(row_folder(out_dir, row, seed)/'scores.json', c, landmarks, pair)
+    for job, c in zip(jobs, configs): _finished(row_folder(out_dir, *job)/'scores.json', c, landmarks, pair)
     prepare_rows(clip, configs, pick_device(device))
-    calls = [(try_row, (str(clip.dir), str(out_dir), cfg, row, seed), dict(device=device, landmarks=landmarks, pair=pair)) for row, seed in jobs]
+    options = dict(device=device, landmarks=landmarks, pair=pair)
+    calls = [(try_row, (str(clip.dir), str(out_dir), cfg, row, seed), options) for row, seed in jobs]
     results = _side_by_side(calls, n_jobs)
     save_ablations(results+other_rows(results, out_dir, cfg), out_dir, cfg, clip)
     return results
 
+# %% ../nbs/12_ablations.ipynb #12-013c
 def other_rows(results:list, out_dir, cfg:SyncGaussianConfig)->list:
     "Rows that earlier runs with these settings finished in the same folder"
-    have, found = {(r['row'], r['seed']) for r in results}, []
-    for path in sorted(Path(out_dir).glob('*/scores.json')):
-        r = json.loads(path.read_text())
-        same = r['row'] in ABLATIONS|EXTRACTORS and r.get('config')==ablate(override(cfg, seed=r['seed']), r['row']).to_dict()
-        if same and (r['row'], r['seed']) not in have: found.append(r)
-    return found
+    def same(r):
+        if r['row'] not in ABLATIONS|EXTRACTORS: return False
+        return r.get('config')==ablate(override(cfg, seed=r['seed']), r['row']).to_dict()
+
+    have = {(r['row'], r['seed']) for r in results}
+    found = [json.loads(path.read_text()) for path in sorted(Path(out_dir).glob('*/scores.json'))]
+    return [r for r in found if same(r) and (r['row'], r['seed']) not in have]
 
 # %% ../nbs/12_ablations.ipynb #12-016
-COLUMNS = dict(psnr='PSNR (dB) ↑', psnr_head='PSNR head ↑', lpips='LPIPS ↓', ssim='SSIM ↑', lmd='LMD (px at 512) ↓', bse_l='BSE-L ↓', mouth_correlation='mouth r ↑',
-    sync_confidence='sync confidence ↑', sync_distance='sync distance ↓', sync_offset='sync offset (frames)', sync_c='Sync-C ↑', sync_e='Sync-E ↓', seconds='training (s)')
+COLUMNS = dict(
+    psnr='PSNR (dB) ↑',
+    psnr_head='PSNR head ↑',
+    lpips='LPIPS ↓',
+    ssim='SSIM ↑',
+    lmd='LMD (px at 512) ↓',
+    bse_l='BSE-L ↓',
+    mouth_correlation='mouth r ↑',
+    sync_confidence='sync confidence ↑',
+    sync_distance='sync distance ↓',
+    sync_offset='sync offset (frames)',
+    sync_c='Sync-C ↑',
+    sync_e='Sync-E ↓',
+    seconds='training (s)')
 
 def in_order(results:list)->list:
     "Names of the rows that occur, as the paper lists them"
@@ -125,10 +144,12 @@ def in_order(results:list)->list:
 
 def _values(results, row, column): return [r[column] for r in results if r['row']==row and r.get(column) is not None]
 
+# %% ../nbs/12_ablations.ipynb #12-016a
 def mean_and_spread(values:list)->str:
     "0.123 ± 0.004 over several seeds, 0.123 for one, - for none"
     if not values: return '-'
-    digits = 1 if all(isinstance(v, int) for v in values) else 4 if max(map(abs, values)) < 1 else 1 if min(map(abs, values)) >= 100 else 3
+    if all(isinstance(v, int) for v in values) or min(map(abs, values)) >= 100: digits = 1
+    else: digits = 4 if max(map(abs, values)) < 1 else 3
     return f'{np.mean(values):.{digits}f}' + (f' ± {np.std(values, ddof=1):.{digits}f}' if len(values)>1 else '')
 
 def ablation_table(
@@ -138,32 +159,51 @@ def ablation_table(
     "Mean (and, over several seeds, the spread) of each row's scores"
     rows = in_order(results)
     columns = columns or [c for c in COLUMNS if any(_values(results, r, c) for r in rows)]
-    lines = ['| row | seeds | '+' | '.join(COLUMNS.get(c, c) for c in columns)+' |', '|---'*(len(columns)+2)+'|']
-    for row in rows: lines.append(f"| {row} | {sum(r['row']==row and 'error' not in r for r in results)} | "+' | '.join(mean_and_spread(_values(results, row, c)) for c in columns)+' |')
-    real = [f"{COLUMNS[c]} {mean_and_spread([v])}" for c in columns for v in [next((r[f'{c}_recording'] for r in results if r.get(f'{c}_recording') is not None), None)] if v is not None]
-    return '\n'.join(lines+(['', 'The recording itself: '+', '.join(real)+'.'] if real else [])+_failures(results))
+    lines = [['row', 'seeds', *(COLUMNS.get(c, c) for c in columns)], ['---']*(len(columns)+2)]
+    for row in rows:
+        seeds = sum(r['row']==row and 'error' not in r for r in results)
+        lines.append([row, str(seeds), *(mean_and_spread(_values(results, row, c)) for c in columns)])
+    table = [f"| {' | '.join(line)} |" for line in lines]
+    return '\n'.join(table+_recording(results, columns)+_failures(results))
+
+def _recording(results, columns)->list:
+    "What the recording itself scores, as lines"
+    values = {c:[r[f'{c}_recording'] for r in results if r.get(f'{c}_recording') is not None] for c in columns}
+    found = [f"{COLUMNS[c]} {mean_and_spread(v[:1])}" for c, v in values.items() if v]
+    return ['', f"The recording itself: {', '.join(found)}."] if found else []
 
 def _failures(results)->list:
+    "Rows that did not finish, as lines"
     failed = [f"* {r['row']}, seed {r['seed']}: {r['error']}" for r in results if 'error' in r]
     return ['', 'Not finished:', '', *failed] if failed else []
 
 # %% ../nbs/12_ablations.ipynb #12-019
-PAPER_TABLE_6 = {'w/o stable initialization':(33.66, 2.508, 6.955), 'w/o a_ave':(35.07, 2.597, 6.080), 'w/o a_hu':(35.13, 2.546, 7.222),
-    'w/o sync adaption':(35.06, 2.547, 6.974), 'w/o L_ah':(35.19, 2.514, 7.270), 'SyncGaussian':(35.21, 2.499, 7.446)} # PSNR, LMD, Sync-C
-PAPER_TABLE_4 = {'DeepSpeech':(5.612, 8.452), 'Wav2Vec 2.0':(5.776, 8.129), 'HuBERT':(6.080, 7.926)} # Sync-C, Sync-E
+PAPER_TABLE_6 = { # PSNR, LMD, Sync-C
+    'w/o stable initialization':(33.66, 2.508, 6.955),
+    'w/o a_ave':(35.07, 2.597, 6.080),
+    'w/o a_hu':(35.13, 2.546, 7.222),
+    'w/o sync adaption':(35.06, 2.547, 6.974),
+    'w/o L_ah':(35.19, 2.514, 7.270),
+    'SyncGaussian':(35.21, 2.499, 7.446)}
+PAPER_TABLE_4 = { # Sync-C, Sync-E
+    'DeepSpeech':(5.612, 8.452),
+    'Wav2Vec 2.0':(5.776, 8.129),
+    'HuBERT':(6.080, 7.926)}
 
 def paper_table(
     number:int, # 4 or 6
 )->str:         # Markdown
     "A table as the paper prints it"
     rows, names = {4:(PAPER_TABLE_4, 'Sync-C ↑ | Sync-E ↓'), 6:(PAPER_TABLE_6, 'PSNR ↑ | LMD ↓ | Sync-C ↑')}[number]
-    return '\n'.join([f'| row | {names} |', '|---'*(names.count('|')+2)+'|']+[f"| {r} | {' | '.join(map(str, v))} |" for r, v in rows.items()])
+    lines = [f'| row | {names} |', '|---'*(names.count('|')+2)+'|']
+    return '\n'.join(lines+[f"| {r} | {' | '.join(map(str, v))} |" for r, v in rows.items()])
 
 def ablation_report(results:list)->str:
     "Our table, and beside it, labelled, the paper's for the rows that occur"
     rows, parts = {r['row'] for r in results}, ['## Measured here', ablation_table(results)]
+    note = 'other people, full schedule: not comparable in value'
     for number, names in ((6, set(ABLATIONS)), (4, set(EXTRACTORS))):
-        if rows & names: parts += [f'## The paper, Table {number} (other people, full schedule: not comparable in value)', paper_table(number)]
+        if rows & names: parts += [f'## The paper, Table {number} ({note})', paper_table(number)]
     return '\n\n'.join(parts)+'\n'
 
 # %% ../nbs/12_ablations.ipynb #12-022
@@ -175,13 +215,14 @@ def plot_ablations(
     import matplotlib.pyplot as plt
     rows = in_order(results)
     columns = [c for c in columns if any(_values(results, r, c) for r in rows)] or ['seconds']
-    fig, axes = plt.subplots(1, len(columns), figsize=(2.2+1.9*len(columns), 1+.3*len(rows)), dpi=80, sharey=True, squeeze=False, layout='constrained')
+    size = (2.2+1.9*len(columns), 1+.3*len(rows))
+    fig, axes = plt.subplots(1, len(columns), figsize=size, dpi=80, sharey=True, squeeze=False, layout='constrained')
     for ax, c in zip(axes[0], columns):
         for y, row in enumerate(rows):
             v = _values(results, row, c)
             ax.plot(v, [y]*len(v), 'o', ms=4, color='C0', alpha=.6)
             if v: ax.plot([np.mean(v)]*2, [y-.3, y+.3], color='C3' if row=='SyncGaussian' else 'C0', lw=2)
-        for v in {r[f'{c}_recording'] for r in results if r.get(f'{c}_recording') is not None}: ax.axvline(v, ls='--', color='.5', lw=1)
+        for v in {r.get(f'{c}_recording') for r in results}-{None}: ax.axvline(v, ls='--', color='.5', lw=1)
         ax.set(xlabel=COLUMNS.get(c, c))
         ax.grid(axis='x', alpha=.3)
         ax.margins(x=.15)
@@ -199,8 +240,9 @@ def save_ablations(results:list, out_dir, cfg:SyncGaussianConfig, clip):
     "ablations.json (everything), ablations.md (tables), ablations.png (where matplotlib is installed)"
     from importlib.util import find_spec
     out, source = Path(out_dir), clip.manifest.data.get('source') or {}
-    about = dict(clip=dict(name=source.get('name'), sha256=source.get('sha256'), n_frames=clip.n_frames, size=clip.size), library=__version__)
-    save_json(out/'ablations.json', dict(**about, preset=cfg.preset, changed=changed_settings(cfg), config=cfg.to_dict(), results=results))
+    name = dict(name=source.get('name'), sha256=source.get('sha256'), n_frames=clip.n_frames, size=clip.size)
+    settings = dict(preset=cfg.preset, changed=changed_settings(cfg), config=cfg.to_dict())
+    save_json(out/'ablations.json', dict(clip=name, library=__version__, **settings, results=results))
     (out/'ablations.md').write_text(ablation_report(results))
     if find_spec('matplotlib') and any('error' not in r for r in results):
         import matplotlib.pyplot as plt

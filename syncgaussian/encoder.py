@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['windows', 'Standardise', 'TextNet', 'VisualNet', 'start_at_unit_size', 'SyncEncoder', 'SyncAdaption',
-           'MatchAttention', 'EncoderOutput', 'alignment_loss', 'SyncEnhancedEncoder']
+           'MatchAttention', 'EncoderOutput', 'SyncEnhancedEncoder', 'encoder_from_config', 'alignment_loss']
 
 # %% ../nbs/07_encoder.ipynb #07-imports
 from typing import NamedTuple
@@ -12,7 +12,10 @@ from typing import NamedTuple
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from fastcore.basics import patch
 from torch import Tensor
+
+from .config import SyncGaussianConfig
 
 # %% ../nbs/07_encoder.ipynb #07-011
 def windows(
@@ -30,21 +33,25 @@ class Standardise(nn.Module):
     "Each channel's own mean and spread taken out; does nothing until `fit`"
     def __init__(self, dim):
         super().__init__()
-        self.register_buffer('mean', torch.zeros(dim)), self.register_buffer('std', torch.ones(dim))
+        self.register_buffer('mean', torch.zeros(dim))
+        self.register_buffer('std', torch.ones(dim))
     def fit(self, x): # [...,dim]
         x = x.flatten(0, -2)
         std = x.std(0)
-        self.mean.copy_(x.mean(0)), self.std.copy_(std.clamp(min=.1*std.mean().item() + 1e-6))
+        self.mean.copy_(x.mean(0))
+        self.std.copy_(std.clamp(min=.1*std.mean().item() + 1e-6))
     def forward(self, x): return (x - self.mean)/self.std
 
+# %% ../nbs/07_encoder.ipynb #07-text
 class TextNet(nn.Module):
-    "Learnable audio-to-text feature a'_hu: Conv1d over each frame's stack of speech features, LeakyReLU, FC (paper 3.2)"
+    "Learnable audio-to-text feature a'_hu: Conv1d over each frame's stack, LeakyReLU, FC (paper 3.2)"
     def __init__(self, d_in, d_out=32):
         super().__init__()
         w = 128 if d_in >= 128 else 32
         widths, layers = (d_in, w, w, 64, 64), []
         for a,b in zip(widths[:-1], widths[1:]): layers += [nn.Conv1d(a, b, 3, 2, 1), nn.LeakyReLU(.02)]
-        self.standardise, self.convs, self.fc = Standardise(d_in), nn.Sequential(*layers), nn.Sequential(nn.Linear(64, 64), nn.LeakyReLU(.02), nn.Linear(64, d_out))
+        self.standardise, self.convs = Standardise(d_in), nn.Sequential(*layers)
+        self.fc = nn.Sequential(nn.Linear(64, 64), nn.LeakyReLU(.02), nn.Linear(64, d_out))
 
     def forward(self,
         hu:Tensor, # [B,8,W,D]
@@ -53,12 +60,14 @@ class TextNet(nn.Module):
         x = self.convs(self.standardise(hu).flatten(0, 1).transpose(1, 2)).mean(-1)
         return self.fc(x).view(*hu.shape[:2], -1)
 
+# %% ../nbs/07_encoder.ipynb #07-visual
 class VisualNet(nn.Module):
     "Learnable audio-to-visual feature a'_ave: LeakyReLU and FC (paper 3.2)"
     def __init__(self, d_in=512, d_out=32):
         super().__init__()
         self.standardise = Standardise(d_in)
-        self.fc = nn.Sequential(nn.Linear(d_in, 256), nn.LeakyReLU(.02), nn.Linear(256, 128), nn.LeakyReLU(.02), nn.Linear(128, d_out))
+        self.fc = nn.Sequential(nn.Linear(d_in, 256), nn.LeakyReLU(.02), nn.Linear(256, 128), nn.LeakyReLU(.02),
+                                nn.Linear(128, d_out))
 
     def forward(self,
         ave:Tensor, # [B,8,1,512]
@@ -76,18 +85,20 @@ def start_at_unit_size(
     "Standardise what a net hears, and scale every layer so that what it says of these frames varies by 1 around 0"
     net.standardise.fit(features)
     x = net.standardise(features[::max(1, len(features)//most)])
-    def scale(layers, x):
-        for layer in layers:
-            if hasattr(layer, 'weight'):
-                others = [d for d in range(x.dim()) if d!=1]
-                y = layer(x)
-                size = y.std(others).square().mean().sqrt() + 1e-6
-                layer.weight.div_(size)
-                layer.bias.sub_(y.mean(others)).div_(size)
-            x = layer(x)
-        return x
-    x = scale(net.convs, x.transpose(1, 2)).mean(-1) if hasattr(net, 'convs') else x.flatten(1)
-    scale(net.fc, x)
+    x = _scale_layers(net.convs, x.transpose(1, 2)).mean(-1) if hasattr(net, 'convs') else x.flatten(1)
+    _scale_layers(net.fc, x)
+
+def _scale_layers(layers, x):
+    "Each layer with a weight says of x what varies by 1 around 0; what the last one says"
+    for layer in layers:
+        if hasattr(layer, 'weight'):
+            others = [d for d in range(x.dim()) if d != 1]
+            y = layer(x)
+            size = y.std(others).square().mean().sqrt() + 1e-6
+            layer.weight.div_(size)
+            layer.bias.sub_(y.mean(others)).div_(size)
+        x = layer(x)
+    return x
 
 # %% ../nbs/07_encoder.ipynb #07-023
 class SyncEncoder(nn.Module):
@@ -104,6 +115,7 @@ class SyncEncoder(nn.Module):
         "How much of each channel of x to keep"
         return F.leaky_relu(self.norm(self.conv(difference.transpose(1, 2)).transpose(1, 2)), .02)
 
+# %% ../nbs/07_encoder.ipynb #07-adapt
 class SyncAdaption(nn.Module):
     "x <- SyncEncoder(a'_hu - x) * x, in sequence, starting from a'_ave (paper 3.2)"
     def __init__(self, dim=32, rounds=3):
@@ -123,15 +135,16 @@ class SyncAdaption(nn.Module):
 
 # %% ../nbs/07_encoder.ipynb #07-030
 class MatchAttention(nn.Module):
-    "Match-ATT: 8 frames become one by weights that the frames themselves decide; starts as a bell around the frame itself"
+    "Match-ATT: 8 frames become one by weights that they themselves decide; starts as a bell around the frame itself"
     def __init__(self, dim=32, window=8, width=1.5):
         super().__init__()
         layers = []
-        for a in (dim, dim//2, dim//4, dim//8, dim//16): layers += [nn.Conv1d(a, max(1, a//2), 3, padding=1), nn.LeakyReLU(.02)]
+        for a in (dim, dim//2, dim//4, dim//8, dim//16):
+            layers += [nn.Conv1d(a, max(1, a//2), 3, padding=1), nn.LeakyReLU(.02)]
         self.convs, self.linear = nn.Sequential(*layers), nn.Linear(window, window)
         with torch.no_grad():
             self.linear.weight.mul_(.1)
-            self.linear.bias.copy_(-(torch.arange(window)-window//2).float().square()/(2*width**2))
+            self.linear.bias.copy_(-(torch.arange(window) - window//2).float().square()/(2*width**2))
 
     def forward(self,
         x:Tensor, # [B,8,dim]
@@ -150,15 +163,6 @@ class EncoderOutput(NamedTuple):
     ave:Tensor|None = None        # a'_ave [B,8,32]
     adapted:Tensor|None = None    # a' [B,8,32]
     gates:tuple = ()              # Each round's gate [B,8,32]
-
-def alignment_loss(
-    a:Tensor,             # Adaptive speech feature [B,32]
-    a_ave:Tensor|None,    # Audio-to-visual feature [B,32]; None (one feature only): the loss is 0
-    stop_gradient=True,   # Whether a_ave is a fixed target
-)->Tensor:                # 1 - cos(a, a_ave), 0..2
-    "L_ah (paper, Eq. 4)"
-    if a_ave is None: return a.new_zeros(())
-    return 1 - F.cosine_similarity(a, a_ave.detach() if stop_gradient else a_ave, dim=-1).mean()
 
 # %% ../nbs/07_encoder.ipynb #07-035
 class SyncEnhancedEncoder(nn.Module):
@@ -190,41 +194,71 @@ class SyncEnhancedEncoder(nn.Module):
         "The Match-ATT of a_ave"
         return self.own_match_ave or self.match
 
-    def adapt(self, hu, ave):
-        "a' and the gates, for whichever features are used"
-        if hu is None or ave is None: return (ave if hu is None else hu), []
-        return self.adaption(hu, ave) if self.adaption else (hu - ave, [])
+# %% ../nbs/07_encoder.ipynb #07-fwd
+@patch
+def adapt(self:SyncEnhancedEncoder, hu, ave):
+    "a' and the gates, for whichever features are used"
+    if hu is None or ave is None: return (ave if hu is None else hu), []
+    return self.adaption(hu, ave) if self.adaption else (hu - ave, [])
 
-    def forward(self,
-        hu:Tensor,  # Audio-to-text features [B,8,W,D]
-        ave:Tensor, # Audio-to-visual features [B,8,1,512]
-    )->EncoderOutput:
-        "Adapt, then gather over the frames"
-        self.check(hu, ave)
-        x_hu, x_ave = self.text and self.text(hu), self.visual and self.visual(ave)
-        x, gates = self.adapt(x_hu, x_ave)
-        a, weights = self.match(x)
-        a_ave = self.match_ave(x_ave)[0] if self.text and self.visual else None
-        return EncoderOutput(a, a_ave, weights, x_hu, x_ave, x, tuple(gates))
+@patch
+def forward(self:SyncEnhancedEncoder,
+    hu:Tensor,  # Audio-to-text features [B,8,W,D]
+    ave:Tensor, # Audio-to-visual features [B,8,1,512]
+)->EncoderOutput:
+    "Adapt, then gather over the frames"
+    self.check(hu, ave)
+    x_hu, x_ave = self.text and self.text(hu), self.visual and self.visual(ave)
+    x, gates = self.adapt(x_hu, x_ave)
+    a, weights = self.match(x)
+    a_ave = self.match_ave(x_ave)[0] if self.text and self.visual else None
+    return EncoderOutput(a, a_ave, weights, x_hu, x_ave, x, tuple(gates))
 
-    def fit_inputs(self,
-        hu:Tensor,  # Audio-to-text features of the training frames [T,W,D]
-        ave:Tensor, # Audio-to-visual features of the training frames [T,1,512]
-    ):
-        "Once, before training: bring both features to a common size (kept in the saved weights)"
-        if self.text: start_at_unit_size(self.text, hu)
-        if self.visual: start_at_unit_size(self.visual, ave)
-        return self
+# %% ../nbs/07_encoder.ipynb #07-check
+@patch
+def check(self:SyncEnhancedEncoder, hu, ave):
+    "Raises ValueError for features of another shape than the encoder was built for"
+    seen, text = self.match.linear.in_features, self.hu_shape
+    if hu.shape[1] != seen: raise ValueError(f'The encoder was built for windows of {seen} frames and got {hu.shape[1]}: cut them with windows(features, idx, {seen}).')
+    if self.text and tuple(hu.shape[2:]) != text: raise ValueError(f'The encoder was built for audio-to-text features [B,8,{text[0]},{text[1]}] and got {list(hu.shape)}: use the speech model it was trained with.')
+    if self.visual and ave.shape[-1] != self.ave_dim: raise ValueError(f'The encoder was built for audio-to-visual features of width {self.ave_dim} and got {list(ave.shape)}: use the audio-visual encoder it was trained with.')
 
-    def check(self, hu, ave):
-        "Raises ValueError for features of another shape than the encoder was built for"
-        if hu.shape[1] != (seen := self.match.linear.in_features): raise ValueError(f'The encoder was built for windows of {seen} frames and got {hu.shape[1]}: cut them with windows(features, idx, {seen}).')
-        if self.text and tuple(hu.shape[2:]) != self.hu_shape: raise ValueError(f'The encoder was built for audio-to-text features [B,8,{self.hu_shape[0]},{self.hu_shape[1]}] and got {list(hu.shape)}: use the speech model it was trained with.')
-        if self.visual and ave.shape[-1] != self.ave_dim: raise ValueError(f'The encoder was built for audio-to-visual features of width {self.ave_dim} and got {list(ave.shape)}: use the audio-visual encoder it was trained with.')
+@patch
+def fit_inputs(self:SyncEnhancedEncoder,
+    hu:Tensor,  # Audio-to-text features of the training frames [T,W,D]
+    ave:Tensor, # Audio-to-visual features of the training frames [T,1,512]
+):
+    "Once, before training: bring both features to a common size"
+    if self.text: start_at_unit_size(self.text, hu)
+    if self.visual: start_at_unit_size(self.visual, ave)
+    return self
 
-    def alignment_loss(self,
-        out:EncoderOutput, # This encoder's output
-    )->Tensor:
-        "L_ah (Eq. 4); with this encoder's stop-gradient switch it moves neither its target nor Match-ATT's weights"
-        a = (out.weights.detach()[:,None]@out.adapted)[:,0] if self.stop_gradient else out.a
-        return alignment_loss(a, out.a_ave, self.stop_gradient)
+# %% ../nbs/07_encoder.ipynb #07-cfg
+def encoder_from_config(
+    cfg:SyncGaussianConfig,
+    hu_shape:tuple, # (window, width) of the audio-to-text feature
+)->SyncEnhancedEncoder: # Not trained; the weights are the next random ones
+    "The encoder that a config asks for"
+    return SyncEnhancedEncoder(
+        hu_dim=hu_shape[1], hu_window=hu_shape[0], audio_dim=cfg.audio_dim, window=cfg.window, rounds=cfg.rounds,
+        use_hu=cfg.use_hu, use_ave=cfg.use_ave, use_sync_adaption=cfg.use_sync_adaption,
+        shared_match_attention=cfg.shared_match_attention, stop_gradient=cfg.stop_gradient)
+
+# %% ../nbs/07_encoder.ipynb #07-ah
+def alignment_loss(
+    a:Tensor,             # Adaptive speech feature [B,32]
+    a_ave:Tensor|None,    # Audio-to-visual feature [B,32]; None (one feature only): the loss is 0
+    stop_gradient=True,   # Whether a_ave is a fixed target
+)->Tensor:                # 1 - cos(a, a_ave), 0..2
+    "L_ah (paper, Eq. 4)"
+    if a_ave is None: return a.new_zeros(())
+    return 1 - F.cosine_similarity(a, a_ave.detach() if stop_gradient else a_ave, dim=-1).mean()
+
+# %% ../nbs/07_encoder.ipynb #07-ahpatch
+@patch
+def alignment_loss(self:SyncEnhancedEncoder,
+    out:EncoderOutput, # This encoder's output
+)->Tensor:
+    "L_ah (Eq. 4); with this encoder's stop-gradient switch it moves neither its target nor Match-ATT's weights"
+    a = (out.weights.detach()[:,None]@out.adapted)[:,0] if self.stop_gradient else out.a
+    return alignment_loss(a, out.a_ave, self.stop_gradient)

@@ -14,8 +14,8 @@ import os
 from pathlib import Path
 
 import numpy as np
+from safetensors import safe_open
 from safetensors.numpy import load_file as load_arrays
-from safetensors.torch import load_file, save_file
 
 # %% ../nbs/00a_files.ipynb #00a-errors
 class SyncGaussianError(Exception):
@@ -53,6 +53,7 @@ def save_array(path, array):
     "Write a .npy file, whole"
     with whole(path) as tmp: np.save(tmp, array)
 
+# %% ../nbs/00a_files.ipynb #00a-png
 def save_png(
     path,
     image, # uint8 [H,W] or [H,W,3] RGB
@@ -73,15 +74,16 @@ def write_tensors(
     info:dict,    # What goes with them, as JSON
 ):
     "Write safetensors with a JSON inside, whole"
-    with whole(path) as tmp:
-        save_file({k:v.detach().cpu().contiguous() for k,v in tensors.items()}, tmp, metadata=dict(info=json.dumps(info)))
+    from safetensors.torch import save_file
+    plain = {k:v.detach().cpu().contiguous() for k,v in tensors.items()}
+    with whole(path) as tmp: save_file(plain, tmp, metadata=dict(info=json.dumps(info)))
 
 def read_tensors(
     path,
     error=FileError, # Raised, with a sentence, for a file that is something else
 )->tuple:            # name -> tensor, info
     "Read what `write_tensors` wrote"
-    from safetensors import safe_open
+    from safetensors.torch import load_file
     try:
         with safe_open(path, 'pt') as f: info = json.loads(f.metadata()['info'])
     except Exception as e: raise error(f"{path}: not a head of this library ({e})") from None

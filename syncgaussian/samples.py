@@ -29,7 +29,8 @@ def sample_file(
     raise AssetError(f'{name} is neither in {places[0].parent} nor in {places[1].parent}: install again, or work in a checkout.')
 
 # %% ../nbs/04f_samples.ipynb #04-008x
-class SampleError(SyncGaussianError, RuntimeError): "The sample clip cannot be made or found; the sentence says what to do"
+class SampleError(SyncGaussianError, RuntimeError):
+    "The sample clip cannot be made or found; the sentence says what to do"
 
 # %% ../nbs/04f_samples.ipynb #04-113
 def sample_clip_path()->Path:
@@ -40,13 +41,15 @@ def driving_speech_path()->Path:
     "Another sentence, 6 s, for driving the head"
     return sample_file('driving.wav')
 
+def _phones(key): return json.loads(sample_file('sample_phones.json').read_text())[key]
+
 def sample_speech()->tuple: # wave [S] float32 at 16 kHz, phones [(phone, start s, end s)]
     "The sentence of the sample clip and when each of its phones is spoken"
-    return load_sound(sample_file('sample_speech.wav')), json.loads(sample_file('sample_phones.json').read_text())['phones']
+    return load_sound(sample_file('sample_speech.wav')), _phones('phones')
 
 def driving_speech()->tuple: # wave [S] float32 at 16 kHz, phones [(phone, start s, end s)]
     "The driving sentence and when each of its phones is spoken"
-    return load_sound(driving_speech_path()), json.loads(sample_file('sample_phones.json').read_text())['driving_phones']
+    return load_sound(driving_speech_path()), _phones('driving_phones')
 
 # %% ../nbs/04f_samples.ipynb #04-114
 def sample_truth(
@@ -54,8 +57,9 @@ def sample_truth(
 )->dict:       # viewmats [T,4,4], K [3,3], focal, mouth_opening [T] px, blink [T], masks [T,S,S] bool, phones, ...
     "What was put into the clip, masks unpacked"
     with np.load(path or sample_file('truth.npz')) as f: truth = dict(f)
-    size,t = int(truth['size']), len(truth['viewmats'])
-    for k in ('head_mask','mouth_mask'): truth[k] = np.unpackbits(truth[k], axis=1, count=size*size).reshape(t, size, size).astype(bool)
+    size, t = int(truth['size']), len(truth['viewmats'])
+    for k in ('head_mask','mouth_mask'):
+        truth[k] = np.unpackbits(truth[k], axis=1, count=size*size).reshape(t, size, size).astype(bool)
     times = truth.pop('phone_times').tolist()
     truth['phones'] = [(str(p),a,b) for p,(a,b) in zip(truth.pop('phone_labels'), times)]
     return truth

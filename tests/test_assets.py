@@ -9,6 +9,8 @@ from safetensors.numpy import load_file, save_file
 
 from syncgaussian import assets
 from syncgaussian.assets import *
+from syncgaussian.files import file_sha256, tensors_sha256
+from syncgaussian.clip.landmarks import quiet_mediapipe
 
 GOOD = b'a good model'*100
 sha = lambda b: hashlib.sha256(b).hexdigest()

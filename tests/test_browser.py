@@ -21,8 +21,9 @@ SETTINGS = {'notebook-extension/tracker': '{"windowingMode": "none"}', 'apputils
 
 RELIEF = '''
 import torch
-from syncgaussian.gaussians import Gaussians
-from syncgaussian.viewer import SplatViewer, FramePlayer, front_camera, playback_frames
+from syncgaussian.splat import Gaussians
+from syncgaussian.show.widgets import FramePlayer
+from syncgaussian.show.viewer import SplatViewer, front_camera, playback_frames
 torch.manual_seed(0)
 def ball(n, radius, scale, shift=0.):
     points = torch.nn.functional.normalize(torch.randn(n,3), dim=-1)*radius + torch.tensor([0,0,shift])
@@ -221,7 +222,7 @@ def splat(lab, browser):
 def expected(hidden=(), lift=0, **pose):
     "The same picture by the rasteriser: premultiplied RGBA [H,W,4]"
     import torch
-    from syncgaussian.viewer import orbit, still_picture
+    from syncgaussian.show.viewer import orbit, still_picture
     scope = {}
     exec(RELIEF, scope)
     layers = {k:g for k,g in scope['layers'].items() if k not in hidden}
@@ -392,18 +393,19 @@ def test_quiet(splat):
 # ---------------------------------------------------------------- notebooks, and what may be missing
 
 def test_notebook_03(lab, browser):
-    tab = Tab(browser, lab('03_viewer.ipynb'))
-    tab.run_all()
-    for css in ('.sg-splat','.sg-player'):
+    for name,css in (('03_viewer','.sg-splat'), ('03b_widgets','.sg-player')):
+        tab = Tab(browser, lab(f'{name}.ipynb'))
+        tab.run_all()
         tab.widget(css)
         assert tab.pixels(css)[...,:3].std() > .05
         tab.settle()
         tab.shot('03'+css)
-    before = tab.pixels()
-    tab.slide(tab.page.locator('.sg-splat [aria-label="Size of the Gaussians"]'), .3)
-    assert differ(tab.pixels(), before) > .005
-    assert tab.quiet(), (tab.errors, tab.hosts)
-    tab.close()
+        if css=='.sg-splat':
+            before = tab.pixels()
+            tab.slide(tab.page.locator('.sg-splat [aria-label="Size of the Gaussians"]'), .3)
+            assert differ(tab.pixels(), before) > .005
+        assert tab.quiet(), (tab.errors, tab.hosts)
+        tab.close()
 
 def test_without_webgl2(lab, browser):
     "A browser that was started without any 3D; everything else on the page works"
@@ -441,9 +443,11 @@ EVERY = '''
 import av, numpy as np, tempfile
 from pathlib import Path
 from syncgaussian.clip import write_video
-from syncgaussian.encoder import encoder_board
-from syncgaussian.explorers import *
-from syncgaussian.sample import sample_clip_path, sample_speech, sample_truth
+from syncgaussian.samples import sample_clip_path, sample_speech, sample_truth
+from syncgaussian.show.widgets import CurvePlot, FramePlayer, VideoPlayer, film_still
+from syncgaussian.boards import AblationBoard, LipSyncExplorer, PlaneExplorer, PoseExplorer, SpeakNow, UserStudy, encoder_board
+from syncgaussian.boards.talk import check_voice
+from syncgaussian.boards.user_study import read_ratings
 (speech, phones), truth, folder = sample_speech(), sample_truth(), tempfile.TemporaryDirectory()
 with av.open(str(sample_clip_path())) as file: talking = np.stack([o.to_ndarray(format='rgb24') for o in file.decode(video=0)])
 late, views, lips = lambda x: np.concatenate([x[:1].repeat(5, 0), x[:-5]]), truth['viewmats'], [88,116,152,164]
@@ -603,7 +607,7 @@ def test_what_goes_wrong_with_a_voice_is_a_sentence(asked):
     asked.until("'could not be said' in now.sound.status")
     assert 'letter.txt cannot be read' in status() and 'sg-failed' in sound.get_attribute('class')
     for name,wave,words in (('sigh.wav', np.zeros(1600), '0.2 s are needed'), ('silence.wav', np.zeros(32000), 'is silent')):
-        from syncgaussian.viewer import wav_bytes
+        from syncgaussian.show.widgets import wav_bytes
         sound.locator('input[type=file]').set_input_files(dict(name=name, mimeType='audio/wav', buffer=wav_bytes(wave)))
         asked.until(f"{words!r} in now.sound.status")
         assert name in status() and '/' not in status() and status().endswith('.')
@@ -655,7 +659,7 @@ def test_a_rater_marks_two_films(asked):
     assert asked.kernel('', "[(r['rater'], r['lip sync']) for r in read_ratings(study.out)]")=="[('me', 4), ('me', 4)]"
     assert 'Thank you' in asked.page.content()
 
-def test_explorers_have_names_and_are_quiet(asked):
+def test_boards_have_names_and_are_quiet(asked):
     assert nameless(asked)==[]
     assert asked.quiet(), (asked.errors, asked.hosts)
 
@@ -664,7 +668,7 @@ def test_explorers_have_names_and_are_quiet(asked):
 
 def test_notebook_07_boxes_rebuild_the_encoder(lab, browser):
     "Every switch changes what is seen; a choice that cannot be is refused with a sentence"
-    tab = Tab(browser, lab('07_encoder.ipynb'))
+    tab = Tab(browser, lab('07a_encoder_board.ipynb'))
     tab.run_all()
     board = tab.page.locator('.jp-OutputArea-output:has(.widget-checkbox)').last
     board.scroll_into_view_if_needed()
@@ -694,7 +698,7 @@ def test_notebook_07_boxes_rebuild_the_encoder(lab, browser):
     tab.close()
 
 def test_notebook_11_the_head_says_what_it_hears(lab, browser):
-    tab = Tab(browser, lab('11_synthesis.ipynb'))
+    tab = Tab(browser, lab('11c_talk_board.ipynb'))
     tab.run_all()
     sound = tab.widget('.sg-sound')
     tab.until('not now.sound.busy')
@@ -742,20 +746,28 @@ def head_turns_while_it_speaks(tab):
     tab.shot('11-head')
 
 def test_notebook_12_trains_what_is_ticked_and_stops(lab, browser):
-    tab = Tab(browser, lab('12_ablations.ipynb'))
+    "The real board is the notebook's last; the one above it only pretends"
+    tab = Tab(browser, lab('12a_ablation_board.ipynb'))
     tab.run_all()
-    mouths = tab.page.locator('.sg-pictures').first
+    mouths = tab.page.locator('.sg-pictures').last
     mouths.wait_for()
     before = tab.look(mouths)
-    tab.page.locator('.widget-checkbox:has-text("a_ave") input').first.click()
+    tab.page.locator('.widget-checkbox:has-text("a_ave") input').last.click()
     tab.settle()
     assert 'w/o a_ave' in tab.kernel('', 'board.status.value')
-    tab.page.get_by_role('button', name='Train').first.click()
+    tab.page.get_by_role('button', name='Train').last.click()
     tab.until("len(board.curves.get('w/o a_ave', []))>1", 120)
-    tab.page.get_by_role('button', name='Stop').first.click()
+    tab.page.get_by_role('button', name='Stop').last.click()
     tab.until("'Stopped' in board.status.value", 60)
     tab.until_changed(mouths, before)
-    inside(tab, '.sg-plot').first.screenshot(path=str(SHOTS/'12-board.png'))
+    inside(tab, '.sg-plot').last.screenshot(path=str(SHOTS/'12-board.png'))
+    assert tab.quiet(), (tab.errors, tab.hosts)
+    tab.close()
+
+def test_notebook_12_shows_two_films_to_a_rater(lab, browser):
+    tab = Tab(browser, lab('12b_user_study.ipynb'))
+    tab.run_all()
+    tab.page.locator('.sg-video').first.or_(tab.page.get_by_text('Thank you')).first.wait_for()
     assert tab.page.locator('.sg-video').count()==2 or 'Thank you' in tab.page.content()
     assert tab.quiet(), (tab.errors, tab.hosts)
     tab.close()

@@ -5,8 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from syncgaussian import clip as C
 from syncgaussian.clip import Clip, ClipError, load_sound, prepare_clip, read_video, write_video
+from syncgaussian.clip.media import sound_between, to_mono
+from syncgaussian.clip.landmarks import FACE_OVAL
+from syncgaussian.clip.masks import fill_polygon, head_side, jaw_line, remove_head
+from syncgaussian.clip.shots import Scan, choose_times, find_cuts, scan_video
+from syncgaussian.pose import has_pose
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = ROOT/'data_samples/sample.mp4'
@@ -78,9 +82,9 @@ def test_sound_is_cut_by_time(tmp_path, images):
     x = np.zeros(48000*3, np.float32)
     x[48000*3//2:48000*3//2+48] = 0.9
     path = wav(tmp_path/'click.wav', x, 48000)
-    cut = C._mono(C.sound_between(path, 1.0, 1.0))
+    cut = to_mono(sound_between(path, 1.0, 1.0))
     assert len(cut)==16000 and abs(int(abs(cut).argmax()) - 8000) < 20
-    early = C._mono(C.sound_between(path, -1.0, 3.0))
+    early = to_mono(sound_between(path, -1.0, 3.0))
     assert len(early)==48000 and abs(int(abs(early).argmax()) - 40000) < 20
 
 # ---- video in and out
@@ -127,14 +131,14 @@ def made_scan(times, repeated=()):
     motion = np.full(len(times), 2.)
     motion[list(repeated)] = 0
     none = np.zeros((0,5), np.float32)
-    return C.Scan(np.asarray(times), np.zeros(len(times)), motion, none, np.arange(0), np.array([256,256]))
+    return Scan(np.asarray(times), np.zeros(len(times)), motion, none, np.arange(0), np.array([256,256]))
 
 def whole(times, step): return dict(first=0, last=len(times), start=times[0], end=times[-1]+step)
 
 @pytest.mark.parametrize('rate', [23.976, 24, 25, 29.97, 30, 50, 60])
 def test_any_rate_becomes_25(rate):
     times = 0.4 + np.arange(int(4*rate))/rate
-    got,_ = C.choose_times(made_scan(times), whole(times, 1/rate))
+    got,_ = choose_times(made_scan(times), whole(times, 1/rate))
     want = times[0] + np.arange(len(got))/25
     assert abs(len(got)-100) <= 1 and abs(got-want).max() <= 0.5/rate + 1e-6 and (np.diff(got)>=0).all()
 
@@ -144,32 +148,32 @@ def test_repeated_frames_are_dropped(rate, rounding):
     shown = rounding((np.arange(4*rate)*25/rate) + 1e-9).astype(int)
     times = np.arange(len(shown))/rate
     repeats = np.flatnonzero(np.diff(shown, prepend=-1)==0)
-    got,share = C.choose_times(made_scan(times, repeats), whole(times, 1/rate))
+    got,share = choose_times(made_scan(times, repeats), whole(times, 1/rate))
     taken = shown[np.searchsorted(times, got-1e-6)]
     assert (np.diff(taken)==1).all() and share > 0.1
 
 def test_uneven_times():
     rng = np.random.default_rng(0)
     times = np.cumsum(rng.uniform(1/60, 1/20, 120))
-    got,_ = C.choose_times(made_scan(times), whole(times, 0.03))
+    got,_ = choose_times(made_scan(times), whole(times, 0.03))
     assert abs(got - (times[0]+np.arange(len(got))/25)).max() < 1/40
 
 # ---- cuts and faces
 
 def test_a_cut_is_found_and_blinking_lights_are_none(tmp_path, images):
     big = np.pad(images[:40], ((0,0),(40,40),(40,40),(0,0)), mode='edge')[:,:256,40:296]
-    scan = C.scan_video(write_video(tmp_path/'cut.mp4', np.concatenate([images[:40], big])))
-    assert C.find_cuts(scan.change).tolist()==[40]
+    scan = scan_video(write_video(tmp_path/'cut.mp4', np.concatenate([images[:40], big])))
+    assert find_cuts(scan.change).tolist()==[40]
     light = np.where(np.arange(60)//7%2, 0.55, 1.)[:,None,None,None]*np.array([1,1,.8])
     light[20] = 1.6
-    scan = C.scan_video(write_video(tmp_path/'light.mp4', (images[:60]*light).clip(0,255).astype(np.uint8)))
-    assert C.find_cuts(scan.change).tolist()==[]
+    scan = scan_video(write_video(tmp_path/'light.mp4', (images[:60]*light).clip(0,255).astype(np.uint8)))
+    assert find_cuts(scan.change).tolist()==[]
 
 def test_the_longest_shot_or_the_one_asked_for(tmp_path, images, wave):
     flipped = images[:,:,::-1]
     path = write_video(tmp_path/'a.mp4', np.concatenate([images[:52], flipped[:70]]), sound=(np.tile(wave, 2), 16000))
     c = prepare_clip(path, tmp_path/'a', size=64, progress=False)
-    assert c.n_frames==70 and c.manifest['shot']['index']==1 and len(c.manifest['shots'])==2
+    assert c.n_frames==70 and c.manifest.data['shot']['index']==1 and len(c.manifest.data['shots'])==2
     assert abs(len(c.wave) - 70*640) <= 1
     assert np.corrcoef(c.wave, np.tile(wave, 2)[52*640:122*640])[0,1] > 0.95
     c = prepare_clip(path, tmp_path/'a', size=64, shot=0, progress=False)
@@ -184,8 +188,8 @@ def test_two_faces_in_a_wide_picture(tmp_path, images, wave):
     wide[:,150:278,60:188] = [cv2.resize(i[:,::-1], (128,128), interpolation=cv2.INTER_AREA) for i in images[5:N+5]]
     path = write_video(tmp_path/'a.mp4', wide, sound=(wave, 16000))
     with pytest.warns(UserWarning, match='2 faces'): c = prepare_clip(path, tmp_path/'a', size=128, progress=False)
-    assert c.manifest['shot']['faces']==2 and c.manifest['notes']
-    crop, s = c.manifest['crop'], c.manifest['crop']['side']/128
+    assert c.manifest.data['shot']['faces']==2 and c.manifest.data['notes']
+    crop, s = c.manifest.data['crop'], c.manifest.data['crop']['side']/128
     nose = c.landmarks[:,1,:2]*s + [crop['x'],crop['y']]
     assert c.found.mean() > 0.95 and (abs(nose - [330+128, 52+128]) < 50).all()
 
@@ -227,7 +231,7 @@ def test_file_that_breaks_off(tmp_path, images, wave):
 def test_lag_of_lips_is_measured_and_sound_shifts(prepared, good, tmp_path, monkeypatch):
     c = prepare_clip(good[0], tmp_path/'c', size=64, sound_offset=0.2, progress=False)
     assert not c.wave[:3100].any() and np.corrcoef(c.wave[3200:], prepared.wave[:-3200])[0,1] > 0.99
-    a, b = prepared.manifest['lip_lag']['frames'], c.manifest['lip_lag']['frames']
+    a, b = prepared.manifest.data['lip_lag']['frames'], c.manifest.data['lip_lag']['frames']
     assert a in range(-15, 16) and b in range(-15, 16)
 
 # ---- the folder
@@ -240,7 +244,7 @@ def test_clip_reads_what_was_prepared(prepared, images):
     assert abs(c.frames().astype(int) - want).mean() < 3
     assert (c.frames([40,3,3]) == c.frames()[[40,3,3]]).all() and (c.frames(7)[0] == c.frames()[7]).all()
     assert c.landmarks.shape==(N,478,3) and c.blendshapes.shape==(N,52) and c.expression.shape==(N,7) and c.found.mean() > .95
-    assert c.wave.shape==(N*640,) and c.pose is None
+    assert c.wave.shape==(N*640,) and not has_pose(c)
     labels = c.labels()
     assert labels.shape==(N,128,128) and set(np.unique(labels)) >= {0,1,3,4}
     train,test = c.split()
@@ -284,9 +288,9 @@ def test_other_folders_are_refused(prepared, good, tmp_path, images, wave):
     (tmp_path/'mine/letter.txt').write_text('keep me')
     with pytest.raises(ClipError, match='not empty'): prepare_clip(good[0], tmp_path/'mine')
     other = write_video(tmp_path/'other.mp4', images[5:N], sound=(wave, 16000))
-    with pytest.raises(ClipError, match='another video'): prepare_clip(other, prepared.dir)
+    with pytest.raises(ClipError, match='another source'): prepare_clip(other, prepared.dir)
     (tmp_path/'old').mkdir()
-    (tmp_path/'old/manifest.json').write_text(json.dumps(prepared.manifest | dict(version=0)))
+    (tmp_path/'old/manifest.json').write_text(json.dumps(prepared.manifest.data | dict(version=0)))
     for use in (lambda: Clip(tmp_path/'old'), lambda: prepare_clip(good[0], tmp_path/'old')):
         with pytest.raises(ClipError, match='format 0.*syncgaussian prepare'): use()
     (tmp_path/'old/manifest.json').write_text('{"version": 1, "st')
@@ -301,15 +305,15 @@ def test_import_is_light():
 # ---- a real clip
 
 def test_cuts_of_a_broadcast(shared):
-    scan = C.scan_video(shared/'talking/anchor_en_71s.mp4', every=5)
-    assert C.find_cuts(scan.change).tolist()==[176, 1429]
+    scan = scan_video(shared/'talking/anchor_en_71s.mp4', every=5)
+    assert find_cuts(scan.change).tolist()==[176, 1429]
 
 # ---- where head, collar and neck meet
 
 def jaw_scene(prepared, colour, clothes):
     "A drawn face at 512 px, and a piece of this colour between cheek and jaw line on the right, above clothes"
     p = prepared.landmarks[0]*4
-    face, line = C.fill_polygon(p[list(C.FACE_OVAL),:2], 512, 512, fine=2)>.5, C.jaw_line(p, 512)
+    face, line = fill_polygon(p[list(FACE_OVAL),:2], 512, 512, fine=2)>.5, jaw_line(p, 512)
     f, body = np.full((512,512,3), 90, np.uint8), face.copy()
     f[face] = (200,150,130)
     columns = np.arange(int(p[397,0])+2, np.flatnonzero(face.any(0))[-1]-1)
@@ -323,7 +327,7 @@ def test_the_tip_of_a_collar_is_no_head(prepared, colour, clothes, head):
     f, body, face, p, columns, line = jaw_scene(prepared, colour, clothes)
     zone = body & ~face & (np.arange(512)[:,None]<line.astype(int))
     zone[:,columns[:2]] = zone[:,columns[-2:]] = False # the median over five columns rounds the corners
-    share = C.head_side(f, body, face, p)[zone].mean()
+    share = head_side(f, body, face, p)[zone].mean()
     assert zone.sum()>15 and (share==1 if head else share<.1)
 
 @pytest.mark.parametrize('collar', [(255,255,255), (10,10,15)])
@@ -336,7 +340,7 @@ def test_the_neck_strip_has_the_colour_of_the_neck(prepared, collar):
     for k in x:
         if not a<=k<=b: f[bottom[k]+1:,k], l[bottom[k]+1:,k] = collar, 1
     plate = np.full_like(f, 128); plate[...,0] = 0
-    out = C.remove_head(f, l, plate)
+    out = remove_head(f, l, plate)
     strip = head & (out!=plate).any(-1)
     middle = np.median(f[:,a:b+1][l[:,a:b+1]==2], 0)
     under_face = strip.copy(); under_face[:,x[l[bottom[x],x]!=3]] = False # hair may go on in its own colour

@@ -7,8 +7,8 @@ from torch import nn
 
 from syncgaussian.deformation import (FaceMotionField, Motion, MouthMotionField, RegionAttention, TriPlaneHash,
                                       conditioned_linear, deform, fuse, hash_nodes, mlp, plane_levels)
-from syncgaussian.gaussians import Gaussians
-from syncgaussian.rasterizer import Rendering
+from syncgaussian.splat.gaussians import Gaussians
+from syncgaussian.splat.rasterizer import Rendering
 
 def look_up(enc, plane, level, column, row, log2_table):
     "The value of one node, by the definition"

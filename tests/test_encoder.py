@@ -1,5 +1,6 @@
 "The sync-enhanced encoder against the paper's formula, its switches and its limits"
 import pytest, torch
+from syncgaussian.config import course_config
 from syncgaussian.encoder import *
 
 @pytest.fixture
@@ -7,7 +8,11 @@ def batch():
     g = torch.Generator().manual_seed(0)
     return torch.randn(6, 8, 2, 384, generator=g), torch.randn(6, 8, 1, 512, generator=g)
 
-def build(**kw): torch.manual_seed(0); return SyncEnhancedEncoder(384, 2, **kw)
+def build_as(*shape, **kw):
+    torch.manual_seed(0)
+    return SyncEnhancedEncoder(*shape, **kw)
+
+def build(**kw): return build_as(384, 2, **kw)
 
 def test_formula(batch):
     "Three rounds written out"
@@ -71,6 +76,17 @@ def test_wrong_features(batch):
     with pytest.raises(ValueError, match='width 512'): build()(batch[0], batch[1][...,:64])
     with pytest.raises(ValueError, match='at least one'): build(use_hu=False, use_ave=False)
 
+def test_a_config_builds_its_encoder():
+    "Every switch of a config reaches the encoder, and the weights are those of the same seed"
+    cfg = course_config(rounds=2, shared_match_attention=False, stop_gradient=False)
+    torch.manual_seed(0)
+    a = encoder_from_config(cfg, (4, 80))
+    b = build_as(80, 4, rounds=2, shared_match_attention=False, stop_gradient=False, audio_dim=cfg.audio_dim, window=cfg.window)
+    assert a.hu_shape==(4, 80) and a.own_match_ave is not None and not a.stop_gradient and len(a.adaption.encoders)==2
+    assert all(torch.equal(x, b.state_dict()[k]) for k,x in a.state_dict().items())
+    for off,part in (('use_hu', 'text'), ('use_ave', 'visual'), ('use_sync_adaption', 'adaption')):
+        assert getattr(encoder_from_config(course_config(**{off:False}), (4, 80)), part) is None
+
 def test_state_round_trip(batch, tmp_path):
     from safetensors.torch import load_model, save_model
     a, b = build(), SyncEnhancedEncoder(384, 2)
@@ -80,6 +96,7 @@ def test_state_round_trip(batch, tmp_path):
 def test_board_without_a_browser():
     pytest.importorskip('ipywidgets')
     import matplotlib; matplotlib.use('agg')
+    from syncgaussian.boards.encoder import encoder_board
     board = encoder_board(torch.randn(20, 2, 16), torch.randn(20, 1, 512))
     assert set(board.summary) == {'hu', 'ave', 'adapted', 'a', 'a_ave'}
     assert board.still[:4]==b'\x89PNG' and 'image/png' in board._repr_mimebundle_()
@@ -94,6 +111,8 @@ def test_board_without_a_browser():
 
 def test_a_switch_leaves_the_other_parts_alone():
     "The board shows the switch, not another throw of the dice"
+    pytest.importorskip('ipywidgets')
+    from syncgaussian.boards.encoder import board_encoder
     hu, ave = torch.randn(20, 2, 16), torch.randn(20, 1, 512)
     full, less = board_encoder(hu, ave), board_encoder(hu, ave, rounds=5, use_sync_adaption=False, shared_match_attention=False)
     for k, v in less.state_dict().items():

@@ -4,10 +4,11 @@ import csv, json, shutil, warnings
 import numpy as np
 import pytest
 
-from syncgaussian.clip import LABELS, Clip, ClipError, prepare_clip, read_video
-from syncgaussian.ernerf import POINTS_68, from_opengl, to_opengl
-from syncgaussian.pose import HeadPose, canonical_face, load_pose, save_pose, so3_exp
-from syncgaussian.sample import sample_clip_path, sample_truth
+from syncgaussian.clip import LABELS, Clip, ClipError, prepare_clip
+from syncgaussian.ernerf_folder import POINTS_68, from_opengl, read_ernerf, to_opengl, write_ernerf
+from syncgaussian.pose import HeadPose, canonical_face, load_pose, save_pose
+from syncgaussian.pose.geometry import so3_exp
+from syncgaussian.samples import sample_clip_path, sample_truth
 
 N, SIZE = 55, 128
 
@@ -25,7 +26,7 @@ def clip(tmp_path_factory):
     return c
 
 @pytest.fixture(scope='module')
-def theirs(clip, tmp_path_factory): return clip.to_ernerf(tmp_path_factory.mktemp('out')/'theirs')
+def theirs(clip, tmp_path_factory): return write_ernerf(clip, tmp_path_factory.mktemp('out')/'theirs')
 
 @pytest.fixture
 def copy(theirs, tmp_path): return shutil.copytree(theirs, tmp_path/'copy')
@@ -38,12 +39,13 @@ def test_what_their_loaders_read(clip, theirs):
     "The same steps as a training program's: lens, camera, masks, background, points, features"
     train, val = (json.loads((theirs/f'transforms_{n}.json').read_text()) for n in ('train','val'))
     assert len(train['frames'])==int(N*10/11) and [f['img_id'] for f in train['frames']+val['frames']]==list(range(N))
-    assert (train['cx'], train['cy'])==(SIZE/2, SIZE/2) and train['focal_len']==clip.pose['focal']
+    assert (train['cx'], train['cy'])==(SIZE/2, SIZE/2) and train['focal_len']==load_pose(clip).focal
+    views = load_pose(clip).viewmats
     bc, labels, backdrop, frames = picture(theirs/'bc.jpg'), clip.labels(), clip.backdrop(), clip.frames()
     for f in [*train['frames'][::10], *val['frames'][::2]]:
         k = f['img_id']
         c2w = np.array(f['transform_matrix']); c2w[:3,1:3] *= -1; w2c = np.linalg.inv(c2w)
-        assert abs(w2c-clip.pose['viewmats'][k]).max()<1e-6 and abs(w2c[:3,:3]@w2c[:3,:3].T-np.eye(3)).max()<1e-5
+        assert abs(w2c-views[k]).max()<1e-6 and abs(w2c[:3,:3]@w2c[:3,:3].T-np.eye(3)).max()<1e-5
         mask, teeth = picture(theirs/f'parsing/{k}.png'), np.load(theirs/f'teeth_mask/{k}.npy')
         assert teeth.dtype==bool and mask.shape==(SIZE,SIZE,3)
         r,g,b = np.moveaxis(mask, -1, 0)
@@ -70,8 +72,8 @@ def test_action_units(clip, theirs):
     assert np.allclose(blink, np.asarray(clip.blendshapes)[:,9:11].mean(1), atol=1e-3)
 
 def test_there_and_back(clip, theirs, tmp_path):
-    back = Clip.from_ernerf(theirs, tmp_path/'back', progress=False)
-    assert any('masks from parsing' in n['text'] for n in back.manifest['notes'])
+    back = read_ernerf(theirs, tmp_path/'back', progress=False)
+    assert any('masks from parsing' in n['text'] for n in back.manifest.data['notes'])
     a, b = load_pose(clip), load_pose(back)
     assert abs(a.viewmats-b.viewmats).max()<1e-6 and abs(a.rough_viewmats-b.rough_viewmats).max()<1e-6 and abs(a.focal/b.focal-1)<1e-6
     assert (back.labels()==clip.labels()).all() and np.allclose(back.wave, clip.wave, atol=1e-4) and back.head_box()==clip.head_box()
@@ -80,9 +82,9 @@ def test_there_and_back(clip, theirs, tmp_path):
     assert np.array_equal(back.features('facebook/hubert-large-ls960-ft'), clip.features('facebook/hubert-large-ls960-ft'))
     assert np.array_equal(back.features('ave-synctalk'), clip.features('ave-synctalk'))
     before = {p: p.stat().st_mtime_ns for p in back.dir.rglob('*.p*')}
-    Clip.from_ernerf(theirs, tmp_path/'back', progress=False) # a second time nothing is left to do
+    read_ernerf(theirs, tmp_path/'back', progress=False) # a second time nothing is left to do
     assert before=={p: p.stat().st_mtime_ns for p in back.dir.rglob('*.p*')}
-    from syncgaussian.speech import add_pose
+    from syncgaussian.preparation import add_pose
     add_pose(back) # their poses stay
     assert before=={p: p.stat().st_mtime_ns for p in back.dir.rglob('*.p*')}
 
@@ -95,7 +97,7 @@ def test_without_masks_and_background(copy, tmp_path):
     for name in ('parsing', 'teeth_mask', 'torso_imgs', 'gt_imgs'): shutil.rmtree(copy/name)
     (copy/'bc.jpg').unlink(), (copy/'au.csv').unlink()
     with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter('always'); c = Clip.from_ernerf(copy, tmp_path/'c', progress=False)
+        warnings.simplefilter('always'); c = read_ernerf(copy, tmp_path/'c', progress=False)
     assert any('there is no parsing' in str(w.message) and 'no bc.jpg' in str(w.message) for w in said)
     assert set(np.unique(c.labels()))>={0,1,3,4}
 
@@ -111,23 +113,23 @@ def edit(path, change):
     (lambda d: shutil.rmtree(d), 'no such folder')])
 def test_what_is_missing_is_named(copy, tmp_path, harm, word):
     harm(copy)
-    with pytest.raises(ClipError, match=word): Clip.from_ernerf(copy, tmp_path/'c', progress=False)
+    with pytest.raises(ClipError, match=word): read_ernerf(copy, tmp_path/'c', progress=False)
 
 def test_lens_off_the_middle_and_other_units(copy, tmp_path):
     for n in ('train','val'): edit(copy/f'transforms_{n}.json', lambda x: x.update(cx=40))
-    with pytest.raises(ClipError, match='principal point'): Clip.from_ernerf(copy, tmp_path/'c', progress=False)
+    with pytest.raises(ClipError, match='principal point'): read_ernerf(copy, tmp_path/'c', progress=False)
     def tenfold(x):
         x.update(cx=SIZE/2)
         for f in x['frames']:
             for row in f['transform_matrix'][:3]: row[3] *= 10
     for n in ('train','val'): edit(copy/f'transforms_{n}.json', tenfold)
-    with pytest.warns(UserWarning, match='times as large'): Clip.from_ernerf(copy, tmp_path/'c', progress=False)
+    with pytest.warns(UserWarning, match='times as large'): read_ernerf(copy, tmp_path/'c', progress=False)
 
 def test_refusals(clip, theirs, tmp_path):
     (tmp_path/'full').mkdir(), (tmp_path/'full/letter.txt').write_text('keep me')
-    for use in (lambda: clip.to_ernerf(tmp_path/'full'), lambda: Clip.from_ernerf(theirs, tmp_path/'full', progress=False)):
+    for use in (lambda: write_ernerf(clip, tmp_path/'full'), lambda: read_ernerf(theirs, tmp_path/'full', progress=False)):
         with pytest.raises(ClipError, match='not empty'): use()
-    with pytest.raises(ClipError, match='another source'): Clip.from_ernerf(theirs, clip.dir, progress=False)
+    with pytest.raises(ClipError, match='another source'): read_ernerf(theirs, clip.dir, progress=False)
     shutil.copytree(clip.dir, tmp_path/'bare'), (tmp_path/'bare/pose.npz').unlink()
-    with pytest.raises(ClipError, match='no head pose'): Clip(tmp_path/'bare').to_ernerf(tmp_path/'x')
+    with pytest.raises(ClipError, match='no head pose'): write_ernerf(Clip(tmp_path/'bare'), tmp_path/'x')
     assert not (tmp_path/'x').exists()

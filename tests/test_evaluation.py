@@ -7,15 +7,16 @@ import pytest
 import torch
 
 av = pytest.importorskip('av')
-from syncgaussian import ablations, evaluation
 from syncgaussian.ablations import *
 from syncgaussian.cli import main
 from syncgaussian.clip import Clip, read_video, write_video
 from syncgaussian.config import course_config, override
-from syncgaussian.evaluation import *
-from syncgaussian.sample import driving_speech_path, sample_clip_path
-from syncgaussian.speech import AudioVisualEncoder, LipEncoder, SpeechError, save_sync_pair
-from syncgaussian.syncnet import SyncNet, SyncNetError, load_syncnet, mfcc
+from syncgaussian.samples import driving_speech_path, sample_clip_path
+from syncgaussian.scores import video
+from syncgaussian.scores.syncnet import SyncNet, SyncNetError, load_syncnet, mfcc
+from syncgaussian.scores.video import *
+from syncgaussian.speech.sound import SpeechError
+from syncgaussian.speech.sync_pair import AudioVisualEncoder, LipEncoder, save_sync_pair
 
 TINY = dict(n_face=300, n_mouth=60, canonical_frames=4, motion_frames=8, finetune_frames=2, batch=2, densify_every=8, ave_seconds=1., lpips_patch=48)
 SETTINGS = [x for k,v in TINY.items() for x in ('--set', f'{k}={v}')]
@@ -54,8 +55,7 @@ def test_sync_of_longer_stretches(job):
 
 def test_without_weights_a_sentence(job, monkeypatch):
     "No pair, no SyncNet: the scores are there, empty, with the reason; a pair that was asked for by name must exist"
-    from syncgaussian import speech
-    monkeypatch.setattr(speech, '__file__', str(job/'nowhere/speech.py'))
+    monkeypatch.setattr(video, 'static_file', lambda name: job/'nowhere'/name)
     clip = Clip(job/'clip')
     s = score_video(clip.frames([90,91]), clip, np.array([90,91]), landmarks=False)
     assert s['sync_confidence'] is None and s['sync_c'] is None
@@ -134,7 +134,7 @@ def test_the_recording_itself_has_every_ideal_value(tmp_path_factory, capsys):
     assert s['n_frames'] == s['lmd_frames'] == 45 and s['sync_shifts'] == 15
     assert [s[k] for k in ('psnr', 'ssim', 'lpips', 'lmd', 'bse_l', 'bse_u')] == [float('inf'), 1, 0, 0, 0, 0]
     assert s['mouth_correlation'] == pytest.approx(1, abs=1e-12)
-    for k in evaluation.SYNC_NAMES: assert s[k] == s[f'{k}_recording'] and s[k] is not None
+    for k in SYNC_NAMES: assert s[k] == s[f'{k}_recording'] and s[k] is not None
     late = evaluate_frames(clip.dir/'frames.mp4', clip, offset=2, test_share=.3) # two frames late is no longer ideal
     assert late['lmd'] > .1 and late['mouth_correlation'] < .99 and late['sync_offset'] != s['sync_offset']
 
@@ -213,12 +213,12 @@ def test_a_failing_row_keeps_the_others(job, tmp_path):
 
 def test_other_settings_in_the_same_folder_are_refused(job, tmp_path, monkeypatch):
     "Also: a later run of other rows keeps the earlier ones in the tables; landmark scores are added without training again"
-    import syncgaussian.training as training
+    from syncgaussian.training import Trainer
     run_ablations(job/'clip', tmp_path, cfg, ['SyncGaussian'], device='cpu', landmarks=False)
     with pytest.raises(AblationError, match='rounds'): run_ablations(job/'clip', tmp_path, override(cfg, rounds=2), ['SyncGaussian'], device='cpu', landmarks=False)
     run_ablations(job/'clip', tmp_path, cfg, ['w/o L_ah'], device='cpu', landmarks=False)
     assert {r['row'] for r in scores_of(tmp_path/'ablations.json')['results']} == {'SyncGaussian', 'w/o L_ah'}
-    monkeypatch.setattr(training.Trainer, 'run', lambda *a, **k: pytest.fail('trained again'))
+    monkeypatch.setattr(Trainer, 'run', lambda *a, **k: pytest.fail('trained again'))
     r, = run_ablations(job/'clip', tmp_path, cfg, ['SyncGaussian'], device='cpu')
     assert 'lmd' in r and scores_of(tmp_path/'syncgaussian-0/scores.json')['lmd'] == r['lmd']
     r, = run_ablations(job/'clip', tmp_path, cfg, ['SyncGaussian'], device='cpu', landmarks=False, pair=job/'pair.safetensors')
@@ -248,5 +248,5 @@ print(r[0].get('error') or r[0]['psnr'] > 5)"""
 
 def test_import_is_light():
     "Scoring code loads MediaPipe, transformers, matplotlib and joblib only where they are used"
-    code = "import sys, syncgaussian.evaluation, syncgaussian.syncnet, syncgaussian.ablations; print(*{'mediapipe','librosa','transformers','lpips','matplotlib','joblib','av','cv2'} & set(sys.modules))"
+    code = "import sys, syncgaussian.scores.video, syncgaussian.scores.syncnet, syncgaussian.ablations; print(*{'mediapipe','librosa','transformers','lpips','matplotlib','joblib','av','cv2'} & set(sys.modules))"
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == ''

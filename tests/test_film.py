@@ -1,5 +1,5 @@
 "Drawing, compressing and writing at the same time: order, errors, planes; and the same on a GPU"
-import itertools, threading, time
+import copy, itertools, threading, time
 from fractions import Fraction
 
 import numpy as np
@@ -7,19 +7,22 @@ import pytest
 import torch
 
 av = pytest.importorskip('av')
-from syncgaussian.clip import ClipError, _encode, _in_thread, read_video, write_video
+from syncgaussian.clip import ClipError, read_frames, read_video, write_video
+from syncgaussian.clip.media import encode_video, in_thread
 from syncgaussian.config import course_config, override
 from syncgaussian.encoder import windows
-from syncgaussian.sample import driving_speech_path, sample_clip_path
-from syncgaussian.synthesis import (all_windows, backdrop_reader, box_views, hear, hear_clip, planes_from_rgb, render_frames, rgb_from_planes, synthesize,
-                                    there_and_back, write_film)
-from syncgaussian.training import load_head, read_frames, train
+from syncgaussian.samples import driving_speech_path, sample_clip_path
+from syncgaussian.splat import Gaussians
+from syncgaussian.synthesis import Drive, SynthesisError, drive_with_clip, render_frames, synthesize
+from syncgaussian.synthesis.drive import all_windows, box_views, hear_clip, moved_clouds, planes_from_rgb, rgb_from_planes, there_and_back
+from syncgaussian.synthesis.film import backdrop_reader, write_film
+from syncgaussian.training import load_head, train
 
 TINY = override(course_config(), n_face=600, n_mouth=100, canonical_frames=8, motion_frames=60, finetune_frames=4, batch=2, densify_every=8, ave_seconds=2., lpips_patch=48)
 
 @pytest.fixture(scope='module')
 def clip(tmp_path_factory):
-    from syncgaussian.speech import prepare
+    from syncgaussian.preparation import prepare
     return prepare(sample_clip_path(), tmp_path_factory.mktemp('film')/'clip', size=128, max_seconds=4, progress=False)
 
 @pytest.fixture(scope='module')
@@ -33,7 +36,7 @@ def numbered(n): return [np.full((64, 64, 3), 5*k%230+10, np.uint8) for k in ran
 
 def test_frames_come_back_in_order_and_as_without_the_thread(tmp_path):
     a = frames_of(write_video(tmp_path/'a.mp4', iter(numbered(70)), threads=2))
-    _encode(tmp_path/'b.mp4', iter(numbered(70)), Fraction(25), None, True, dict(crf='16', preset='veryfast', g='100'), 2, 'yuv420p')
+    encode_video(tmp_path/'b.mp4', iter(numbered(70)), Fraction(25), None, True, dict(crf='16', preset='veryfast', g='100'), 2, 'yuv420p')
     assert np.array_equal(a, frames_of(tmp_path/'b.mp4'))
     assert abs(a.mean((1,2,3))-np.array([i.mean() for i in numbered(70)])).max() < 3
 
@@ -65,7 +68,7 @@ def test_few_frames_wait():
     last = [0]
     def items():
         for k in range(100): last[0] = k; yield k
-    assert _in_thread(slow, items(), n=4)=='done' and len(ahead)==100 and max(ahead) <= 6
+    assert in_thread(slow, items(), n=4)=='done' and len(ahead)==100 and max(ahead) <= 6
 
 def test_presets_differ_in_size_alone(tmp_path):
     frames = frames_of(sample_clip_path())[:50]
@@ -101,9 +104,9 @@ def test_box_of_planes_is_a_view():
 def test_a_film_of_planes_is_the_film(head, clip, tmp_path):
     hu, ave = hear_clip(head, clip)
     scene = there_and_back(len(hu), len(head.viewmats), 90)[:40]
-    films = {}
+    drive, films = Drive(hu, ave, scene), {}
     for planes in (False, True):
-        batches = list(render_frames(head, hu, ave, scene, backdrop_reader(head, planes=planes)))
+        batches = list(render_frames(head, drive, backdrop_reader(head, planes=planes)))
         films[planes] = frames_of(write_video(tmp_path/'a.mp4', (f for b in batches for f in b)))
         if not planes: drawn = np.concatenate(batches)
     assert films[True].shape==drawn.shape and psnr(films[True], films[False]) > 38
@@ -117,7 +120,7 @@ def test_the_window_of_the_config_is_the_one_that_is_heard(clip, tmp_path):
     head = train(clip, tmp_path/'head', cfg, device='cpu', progress=False)
     hu, ave = hear_clip(head, clip)
     i = torch.tensor([30, 60])
-    drawn = next(render_frames(head, hu, ave, i.numpy(), backdrop_reader(head), speech_at=i.numpy()))
+    drawn = next(render_frames(head, Drive(hu, ave, i.numpy(), rows=i.numpy()), backdrop_reader(head)))
     under = torch.from_numpy(box_views(read_frames(head.dir/'backdrop.mp4', i.numpy()), head.box)[0].copy())/255
     with torch.no_grad():
         wanted = head(head.scene_camera(i), *(windows(x, i, 5) for x in (hu, ave)), head.expression[i], under)
@@ -153,24 +156,34 @@ def test_a_broken_backdrop_is_said(head, tmp_path):
 
 def test_write_film_writes_every_frame_and_the_sound(head, tmp_path):
     hu, ave = torch.zeros(53, *head.hu_shape), torch.zeros(53, 1, 512)
-    path = write_film(head, tmp_path/'new'/'a.mp4', hu, ave, np.arange(53), sound=(np.zeros(53*640, np.float32), 16000), preset='ultrafast')
+    path = write_film(head, tmp_path/'new'/'a.mp4', Drive(hu, ave, np.arange(53)), sound=(np.zeros(53*640, np.float32), 16000), preset='ultrafast')
     frames, info = read_video(path)
     assert len(list(frames))==53 and info.sound
 
 def test_a_field_in_pieces_is_the_field(head):
-    "What a CPU asks in pieces is what it would get at once, for a cloud that does not divide"
-    from syncgaussian.synthesis import in_pieces
-    a, e = torch.randn(3, head.cfg.audio_dim), torch.rand(3, head.expression.shape[1])
+    "A CPU asks for 2048 points at a time: copies of a cloud, cut where no copy ends, move as the one cloud does that is asked at once"
+    few, many, copies = copy.deepcopy(head), copy.deepcopy(head), dict(face=4, mouth=30)
+    for (name,n),size in zip(copies.items(), (700, 90)):
+        cloud = [p[:size].detach() for p in getattr(head, name).parameters()]
+        setattr(few, name, Gaussians(*cloud))
+        setattr(many, name, Gaussians(*(torch.cat([p]*n) for p in cloud)))
+    hu, ave, i = torch.randn(3, 8, *head.hu_shape), torch.randn(3, 8, 1, 512), torch.tensor([0, 30, 60])
+    def clouds(head):
+        places = head.face_field.places(head.face.means), head.mouth_field.places(head.mouth.means)
+        return moved_clouds(head, places, hu, ave, torch.zeros(3), head.expression[i], head.viewmats[i], joined=False)
     with torch.no_grad():
-        for field, cloud, heard in ((head.face_field, head.face, (a, e)), (head.mouth_field, head.mouth, (a,))):
-            places = field.places(cloud.means)
-            for whole, parts in zip(field(cloud.means, *heard, places), in_pieces(field, cloud.means, heard, places, n=37)):
-                assert (whole is None)==(parts is None)
-                if whole is not None: torch.testing.assert_close(whole, parts, atol=1e-6, rtol=1e-5)
+        for n,whole,parts in zip(copies.values(), clouds(few), clouds(many)):
+            for a,b in zip(whole, parts): torch.testing.assert_close(torch.cat([a]*n, 1), b, atol=1e-6, rtol=1e-5)
+
+def test_a_clip_drives_its_own_frames(head, clip):
+    "`drive_with_clip` says in each recorded frame what was said there"
+    drive = drive_with_clip(head, clip, [5, 9, 10])
+    hu, ave = hear_clip(head, clip)
+    assert torch.equal(drive.hu, hu) and torch.equal(drive.ave, ave) and len(drive.silence)==clip.n_frames
+    assert drive.scene.tolist()==drive.rows.tolist()==[5, 9, 10]
 
 def test_articulation_moves_the_mouth_from_its_usual_place(head, tmp_path):
     "0 is the usual mouth, 1 what was learnt, 2 twice as far; a pause closes the mouth whatever is asked; nonsense is refused before anything is heard"
-    from syncgaussian.synthesis import SynthesisError, synthesize
     hu, ave = torch.randn(3, 8, *head.hu_shape), torch.randn(3, 8, 1, 512)
     with torch.no_grad(): still, learnt, twice, closed = (head.listen(hu, ave, silence, x).a for silence, x in ((None, 0.), (None, 1.), (None, 2.), (torch.ones(3), 2.)))
     torch.testing.assert_close(still, head.usual.expand(3, -1))

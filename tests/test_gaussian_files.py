@@ -3,7 +3,7 @@ import os, re, tracemalloc
 import numpy as np
 import pytest, torch
 from hypothesis import HealthCheck, given, settings, strategies as st
-from syncgaussian.gaussians import GaussianFileError, Gaussians, load_ply, load_splat, save_ply, save_splat
+from syncgaussian.splat import GaussianFileError, Gaussians, load_ply, load_splat, save_ply, save_splat
 
 
 def make(n=50, degree=1, seed=0):

@@ -6,16 +6,18 @@ import torch
 av = pytest.importorskip('av')
 from syncgaussian.clip import read_video
 from syncgaussian.config import course_config, override
-from syncgaussian.sample import sample_clip_path
-from syncgaussian.synthesis import HeadRenderer, all_windows, backdrop_reader, hear_clip, render_frames, there_and_back, write_film
-from syncgaussian.training import Densifier, TrainingData, load_head, train
+from syncgaussian.preparation import prepare
+from syncgaussian.samples import sample_clip_path
+from syncgaussian.synthesis.drive import Drive, HeadRenderer, hear_clip, render_frames, there_and_back
+from syncgaussian.synthesis.film import backdrop_reader, write_film
+from syncgaussian.training import TrainingData, load_head, train
+from syncgaussian.training.densify import Densifier
 
 TINY = override(course_config(), n_face=600, n_mouth=100, canonical_frames=8, motion_frames=120, finetune_frames=4, batch=2, densify_every=40, ave_seconds=2., lpips_patch=48)
 devices = pytest.mark.parametrize('device', ['cpu', pytest.param('cuda', marks=pytest.mark.gpu)])
 
 @pytest.fixture(scope='module')
 def clip(tmp_path_factory):
-    from syncgaussian.speech import prepare
     return prepare(sample_clip_path(), tmp_path_factory.mktemp('gpu')/'clip', size=128, max_seconds=4, progress=False)
 
 @pytest.fixture(scope='module')
@@ -79,9 +81,8 @@ def test_two_heads_after_each_other(folder, device):
 def test_frames_do_not_depend_on_the_batch(folder, clip, device):
     "Ten frames in batches of 4 (the last one is not full), and one by one"
     head = talking(folder, device)
-    hu, ave = hear_clip(head, clip)
-    scene = there_and_back(10, len(head.viewmats), 95)
-    a, b = (np.concatenate(list(render_frames(head, hu, ave, scene, backdrop_reader(head), batch=n))) for n in (4, 1))
+    drive = Drive(*hear_clip(head, clip), there_and_back(10, len(head.viewmats), 95))
+    a, b = (np.concatenate(list(render_frames(head, drive, backdrop_reader(head), batch=n))) for n in (4, 1))
     assert a.shape==b.shape==(10, 128, 128, 3) and abs(a.astype(int)-b).max() <= 2
 
 @pytest.mark.gpu
@@ -91,8 +92,8 @@ def test_film_of_a_gpu_is_the_film_of_a_cpu(folder, clip, tmp_path):
     for device in ('cpu', 'cuda'):
         head = talking(folder, device)
         hu, ave = hear_clip(head, clip)
-        scene = there_and_back(len(hu), len(head.viewmats), 80)
-        films[device] = np.stack(list(read_video(write_film(head, tmp_path/f'{device}.mp4', hu, ave, scene, batch=16))[0])).astype(float)
+        drive = Drive(hu, ave, there_and_back(len(hu), len(head.viewmats), 80))
+        films[device] = np.stack(list(read_video(write_film(head, tmp_path/f'{device}.mp4', drive, batch=16))[0])).astype(float)
     error = ((films['cpu']-films['cuda'])**2).mean((1, 2, 3))
     assert len(error)==len(hu) and error.max() < 255**2/10**3.5
 

@@ -81,7 +81,7 @@ def python_files():
     yield from ((module(r), r.split('.')[:-1]) for r in ROOMS)
     for folder in ('tests', 'benchmarks', 'tools'): yield from ((p, []) for p in sorted((root/folder).glob('*.py')))
 
-@pytest.mark.parametrize('path,package', python_files(), ids=lambda x: x.stem if isinstance(x, Path) else '')
+@pytest.mark.parametrize('path,package', list(python_files()), ids=lambda x: x.stem if isinstance(x, Path) else '')
 def test_no_private_name_crosses(path, package):
     private = [name for target,name,_ in imports(path, package) if name and name.startswith('_') and not name.startswith('__')]
     aliases = {a.asname or a.name for n in ast.walk(tree(path)) if isinstance(n, ast.ImportFrom) and absolute(n, package) is not None

@@ -9,8 +9,9 @@ av = pytest.importorskip('av')
 from syncgaussian.cli import main
 from syncgaussian.clip import Clip
 from syncgaussian.config import course_config, override
-from syncgaussian.training import load_head, read_frames
-from syncgaussian.sample import driving_speech_path, sample_clip_path
+from syncgaussian.clip.media import read_frames
+from syncgaussian.samples import driving_speech_path, sample_clip_path
+from syncgaussian.training import load_head
 
 TINY = dict(n_face=600, n_mouth=100, canonical_frames=8, motion_frames=24, finetune_frames=4, batch=2, densify_every=8, ave_seconds=2., lpips_patch=48)
 SETTINGS = [x for k,v in TINY.items() for x in ('--set', f'{k}={v}')]
@@ -134,7 +135,7 @@ def test_bad_folders_are_one_sentence(job, tmp_path, capsys, what):
 
 def test_demo_reports_and_pictures(tmp_path, monkeypatch):
     "`demo` with a schedule of seconds: every file it promises, and the seconds of each step"
-    from syncgaussian.synthesis import demo
+    from syncgaussian import demo
     report = demo(tmp_path, override(course_config(), **TINY), progress=False)
     for name in ('talking_head.mp4', 'comparison.png', 'metrics.json'): assert (tmp_path/name).stat().st_size > 1000
     saved = json.loads((tmp_path/'metrics.json').read_text())

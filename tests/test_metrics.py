@@ -5,11 +5,11 @@ import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from syncgaussian import metrics
 from syncgaussian.assets import AssetError, fetch_asset
-from syncgaussian.clip import BLENDSHAPES
-from syncgaussian.metrics import *
-from syncgaussian.metrics import blur, gaussian_window
+from syncgaussian.clip.landmarks import BLENDSHAPES, INNER_LIPS, OUTER_LIPS
+from syncgaussian.scores import metrics
+from syncgaussian.scores.metrics import *
+from syncgaussian.scores.metrics import blur, gaussian_window
 
 def pair(b=1, h=40, w=52, dtype=torch.float32):
     y = torch.nn.functional.interpolate(torch.rand(b,3,h//4+1,w//4+1, dtype=dtype), (h,w), mode='bilinear').permute(0,2,3,1)
@@ -153,7 +153,6 @@ def test_lmd(t, size, dx, seed):
 
 def test_mouth_landmarks_are_twenty_lip_points():
     assert len(set(MOUTH_LANDMARKS)) == 20
-    from syncgaussian.clip import INNER_LIPS, OUTER_LIPS
     assert set(MOUTH_LANDMARKS) <= set(INNER_LIPS)|set(OUTER_LIPS)
 
 def test_landmark_refusals():
@@ -192,10 +191,21 @@ def test_action_units(tmp_path):
 def test_sync_finds_the_delay(late):
     s = torch.randn(120,16)
     lips,sound = (s[:-late], s[late:]) if late > 0 else (s[-late:], s[:len(s)+late]) if late < 0 else (s,s)
-    scores = sync_scores(lips, sound, 10)
-    assert scores.offset == late and scores.error < 1e-4 and scores.confidence > 3
-    with pytest.raises(MetricError): sync_scores(s[:20], s[:20], 10)
-    with pytest.raises(MetricError): sync_scores(s, s[:-1])
+    for pad in (False, True):
+        scores = slide_scores(lips, sound, 10, pad)
+        assert scores.offset == late and scores.confidence > 2 and (scores.distance < 1e-4 or pad and late)
+        assert scores.curve.shape == (21,) and scores.curve.argmin()-10 == -late
+    with pytest.raises(MetricError): slide_scores(s[:20], s[:20], 10)
+    with pytest.raises(MetricError): slide_scores(s, s[:-1])
+
+def test_zeros_beyond_the_ends_by_hand():
+    "The published arithmetic in plain numbers; the longer of both is cut"
+    lips,sound = torch.randn(8,4), torch.randn(10,4)
+    scores = slide_scores(lips, sound, 3, pad=True)
+    beside = lambda i: sound[i] if 0 <= i < 8 else torch.zeros(4)
+    by_hand = [sum((lips[i]-beside(i+k)+1e-6).norm().item() for i in range(8))/8 for k in range(-3,4)]
+    np.testing.assert_allclose(scores.curve, by_hand, rtol=1e-5)
+    assert math.isclose(scores.distance, min(by_hand), rel_tol=1e-5) and math.isclose(scores.confidence, sorted(by_hand)[3]-min(by_hand), rel_tol=1e-4)
 
 def test_scores_of_a_video(alexnet):
     r = np.random.default_rng(0)
@@ -235,7 +245,7 @@ def test_videos_of_two_lengths(alexnet, n, m):
 def test_import_is_light():
     "Models and packages that only some scores need are loaded by those"
     import subprocess, sys
-    code = "import sys, syncgaussian.metrics, syncgaussian.deformation as d; print(*{'mediapipe','librosa','transformers','lpips','torchvision','cv2'} & set(sys.modules))"
+    code = "import sys, syncgaussian.scores.metrics, syncgaussian.deformation as d; print(*{'mediapipe','librosa','transformers','lpips','torchvision','cv2'} & set(sys.modules))"
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == ''
 
 @pytest.mark.gpu

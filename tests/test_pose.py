@@ -4,9 +4,10 @@ import subprocess, sys, warnings
 import numpy as np
 import pytest
 
-from syncgaussian.pose import (Jitter, KeyFrames, PoseError, Tracks, bundle_adjust, canonical_face, choose_key_frames, estimate_head_pose,
-                               fill_poses, load_pose, move_poses, pose_jitter, project, refine_focal_length, rotation_error, save_pose,
-                               search_focal_length, so3_exp, so3_log, steady_vertices, track_head_motion)
+from syncgaussian.pose.geometry import (Jitter, PoseError, canonical_face, move_poses, pose_jitter, project, rotation_error, so3_exp, so3_log)
+from syncgaussian.pose.keypoints import KeyFrames, Tracks, choose_key_frames, scratch_array
+from syncgaussian.pose.rough import RoughPose, fill_poses, search_focal_length, steady_vertices, track_head_motion
+from syncgaussian.pose.stable import bundle_adjust, estimate_head_pose, load_pose, refine_focal_length, save_pose
 
 SIZE, FOCAL = 256, 480.
 
@@ -27,6 +28,10 @@ def someone(seed=0):
     "A person's vertices: the canonical face bent smoothly by some millimetres"
     v,rng = canonical_face()[0], np.random.default_rng(seed)
     return v+sum(.0012*np.sin(v@rng.normal(size=3)/.05+rng.uniform(0,6))[:,None]*rng.normal(size=3) for _ in range(4))
+
+def rough_pose(viewmats, verts=None):
+    "What landmarks tell, made up"
+    return RoughPose(viewmats, canonical_face()[0] if verts is None else verts, np.ones(len(viewmats), bool), FOCAL, SIZE)
 
 class Still:
     "A clip in memory: pictures, labels, landmarks"
@@ -96,14 +101,14 @@ def test_exact_landmarks_give_the_exact_lens():
 
 def test_rough_poses_of_known_truth():
     truth = motion(120); own = someone()
-    v,verts,found = track_head_motion(landmarks_of(own, truth, .2), SIZE, FOCAL)
-    assert found.all() and np.median(rotation_error(v, truth))<.6 and (v[:,2,2]<0).all()
+    v,verts,found,focal,size = track_head_motion(landmarks_of(own, truth, .2), SIZE, FOCAL)
+    assert (focal, size)==(FOCAL, SIZE) and found.all() and np.median(rotation_error(v, truth))<.6 and (v[:,2,2]<0).all()
     idx,_ = steady_vertices(); d = lambda x: np.linalg.norm((x-x.mean(0))-(own[idx]-own[idx].mean(0)), axis=1).mean()
     assert d(verts[idx])<d(canonical_face()[0][idx])
 
 def test_frames_without_a_face():
     truth = motion(60); lm = landmarks_of(someone(), truth, .2); gone = [0,20,21,22,59]; lm[gone] = np.nan
-    v,_,found = track_head_motion(lm, SIZE, FOCAL)
+    v,_,found,*_ = track_head_motion(lm, SIZE, FOCAL)
     assert np.flatnonzero(~found).tolist()==gone and np.isfinite(v).all() and rotation_error(v, truth).max()<2.5
 
 @pytest.mark.parametrize('n', [0, 1, 2])
@@ -111,6 +116,10 @@ def test_too_few_faces(n):
     lm = np.full((10,478,3), np.nan); lm[:n] = landmarks_of(someone(), motion(max(n,1)))[:n]
     with pytest.raises(PoseError, match=f'only {n} of 10 frames show a face'): search_focal_length(lm, SIZE)
     with pytest.raises(PoseError, match='at least 3'): track_head_motion(lm, SIZE, FOCAL)
+
+def test_some_frames_of_a_rough_pose():
+    rough = rough_pose(motion(10)); some = rough.at([2,5])
+    assert np.array_equal(some.viewmats, rough.viewmats[[2,5]]) and len(some.found)==2 and some.verts is rough.verts and some[3:]==rough[3:]
 
 # ---- keypoints ---------------------------------------------------------------------------------------------------
 
@@ -125,18 +134,17 @@ def fake_tracks(truth, n=150, noise=.05, lost=.3, wrong=.05, seed=0):
 def test_bundle_of_known_truth():
     truth = motion(150); verts,tracks = fake_tracks(truth); rng = np.random.default_rng(3)
     rough = move_poses(truth, rng.normal(size=(150,6))*np.r_[np.full(3,np.radians(.6)), .001,.001,.004])
-    b = bundle_adjust(tracks, rough, verts, FOCAL, SIZE)
+    b = bundle_adjust(tracks, rough_pose(rough, verts))
     assert np.median(rotation_error(b.viewmats, truth))<.15<np.median(rotation_error(rough, truth))
     assert all(s<=.5*r and s<=1.5*t for s,r,t in zip(pose_jitter(b.viewmats), pose_jitter(rough), pose_jitter(truth)))
     assert np.median(b.second)<.15<np.median(b.first)
-    assert np.array_equal(bundle_adjust(tracks, rough, verts, FOCAL, SIZE).viewmats, b.viewmats) # the same each time
+    assert np.array_equal(bundle_adjust(tracks, rough_pose(rough, verts)).viewmats, b.viewmats) # the same each time
 
 def test_tracks_in_a_file_are_the_same_as_in_memory():
-    from syncgaussian.pose import _scratch
-    truth = motion(150); verts,tracks = fake_tracks(truth); filed = tracks._replace(xy=_scratch(*tracks.xy.shape), weights=_scratch(*tracks.weights.shape))
+    truth = motion(150); verts,tracks = fake_tracks(truth); filed = tracks._replace(xy=scratch_array(*tracks.xy.shape), weights=scratch_array(*tracks.weights.shape))
     filed.xy[:], filed.weights[:] = tracks.xy, tracks.weights
     tracks = tracks._replace(xy=tracks.xy.astype(np.float32), weights=tracks.weights.astype(np.float32))
-    a, b = (bundle_adjust(t, truth, verts, FOCAL, SIZE) for t in (tracks, filed))
+    a, b = (bundle_adjust(t, rough_pose(truth, verts)) for t in (tracks, filed))
     assert isinstance(b.tracks.xy, np.memmap) and np.array_equal(b.tracks.xy, a.tracks.xy) and np.array_equal(a.tracks.weights, b.tracks.weights)
     assert np.allclose(a.viewmats, b.viewmats, atol=1e-9) and np.allclose(a.second, b.second, atol=1e-9)
 
@@ -148,12 +156,12 @@ def test_a_long_clip_is_read_a_few_frames_at_a_time():
         def __len__(self): return 10000
         def __getitem__(self, t):
             t = np.arange(10000)[t]; self.most = max(self.most, np.size(t)); return self.rows[t%400]
-    lm = Counted(); s = search_focal_length(lm, SIZE, [FOCAL*.9, FOCAL, FOCAL*1.1]); v,_,found = track_head_motion(lm, SIZE, FOCAL)
+    lm = Counted(); s = search_focal_length(lm, SIZE, [FOCAL*.9, FOCAL, FOCAL*1.1]); v,_,found,*_ = track_head_motion(lm, SIZE, FOCAL)
     assert lm.most<3100 and found.all() and np.allclose(v[:400], v[4000:4400], atol=1e-6)
 
 def test_bundle_survives_frames_with_nothing_seen():
     truth = motion(80); verts,tracks = fake_tracks(truth); w = tracks.weights.copy(); w[30:34] = 0; w[:,5] = 0
-    b = bundle_adjust(tracks._replace(weights=w), truth, verts, FOCAL, SIZE)
+    b = bundle_adjust(tracks._replace(weights=w), rough_pose(truth, verts))
     assert np.isfinite(b.viewmats).all() and np.isfinite(b.points).all() and np.isnan(b.second[30:34]).all()
     assert rotation_error(b.viewmats, truth).max()<1
 
@@ -199,15 +207,15 @@ def test_rough_only_and_files(tmp_path):
 
 def test_sample_clip_against_truth(tmp_path):
     from syncgaussian.clip import prepare_clip
-    from syncgaussian.sample import sample_clip_path, sample_truth
+    from syncgaussian.samples import sample_clip_path, sample_truth
     clip, truth = prepare_clip(sample_clip_path(), tmp_path/'clip', size=256, progress=False), sample_truth()
     pose = estimate_head_pose(clip); v = truth['viewmats'].astype(float)
     assert abs(pose.focal/float(truth['focal'])-1)<=.05
     assert np.median(rotation_error(pose.viewmats, v))<=.5
     for s,r,t in zip(pose_jitter(pose.viewmats), pose_jitter(pose.rough_viewmats), pose_jitter(v)): assert s<=r/2 and s<=1.5*t
     assert np.median(pose.reprojection)*512/256<1 and pose.method=='stable' and not pose.notes
-    back = np.abs(np.asarray(clip.pose['viewmats'])-pose.viewmats).max()
-    assert back<1e-5 and clip.pose['method']=='stable'
+    back = load_pose(clip)
+    assert np.abs(back.viewmats-pose.viewmats).max()<1e-5 and back.method=='stable'
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', ['anchor_de_20s','speech_en_10s','hdtf_a_8s','hdtf_b_8s','Obama_clip1','reagan_clip1','KristiNoem'])

@@ -3,8 +3,8 @@ import json, os, subprocess, sys
 import numpy as np
 import pytest, torch
 from hypothesis import HealthCheck, given, settings, strategies as st
-from syncgaussian.gaussians import MAX_ALPHA, MIN_ALPHA, MIN_T, Camera, look_at, project_gaussians, splat_alphas
-from syncgaussian.rasterizer import RasterizerError, rasterize
+from syncgaussian.splat.gaussians import MAX_ALPHA, MIN_ALPHA, MIN_T, Camera, look_at, project_gaussians, splat_alphas
+from syncgaussian.splat.rasterizer import RasterizerError, rasterize
 
 LEAVES = ('means','quats','scales','opacities','colors','viewmats')
 KINDS = ('plain','out_of_view','behind','one_pixel','opacity_0','opacity_1','thin','outside','huge','equal_depths')
@@ -166,7 +166,7 @@ def test_wrong_arguments_are_named(change, word):
 
 def test_works_where_nothing_can_be_written(tmp_path):
     "numba keeps compiled code beside the module or in the user's cache; with neither it compiles anew"
-    code = 'import torch; from syncgaussian.rasterizer import compiled\n@compiled\ndef f(x): return x+1\nprint(f(1))'
+    code = 'import torch; from syncgaussian.splat.cpu_projection import compiled\n@compiled\ndef f(x): return x+1\nprint(f(1))'
     (tmp_path/'c').touch()
     env = os.environ | dict(NUMBA_CACHE_DIR=str(tmp_path/'c'/'no'), OMP_NUM_THREADS='1')
     out = subprocess.run([sys.executable, '-c', code], env=env, capture_output=True, text=True, timeout=200)
@@ -219,7 +219,7 @@ def test_nothing_to_draw_on_a_gpu(B, N):
 def test_compiled_once_within_20_seconds_and_kept_on_disk(tmp_path):
     "Processor time of the first and the second process; what is kept must spare nearly all of it"
     code = '''import time, torch
-from syncgaussian.rasterizer import rasterize
+from syncgaussian.splat import rasterize
 x, start = torch.rand(9,10), time.process_time()
 x.requires_grad_()
 rasterize(x[:,:3], x[:,:4], x[:,:3], x[:,4], x[:,5:8], torch.eye(4)[None], torch.eye(3)[None], 16, 16)[0].sum().backward()

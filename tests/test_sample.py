@@ -1,10 +1,11 @@
 "The shipped sample clip: what it promises, and that the maker keeps it"
 import numpy as np, pytest
 
+from syncgaussian.assets import AssetError
 from syncgaussian.clip import BLENDSHAPES, detect_landmarks, load_sound, read_video
-from syncgaussian.assets import AssetError, sample_file
-from syncgaussian.sample import (canonical_points, driving_speech, make_sample_clip, project, sample_clip_path, sample_speech,
-                                 sample_truth)
+from syncgaussian.samples import driving_speech, sample_clip_path, sample_file, sample_speech, sample_truth
+from syncgaussian.pose.geometry import canonical_face, project_points
+from syncgaussian.puppet import make_sample_clip
 
 @pytest.fixture(scope='module')
 def frames(): return np.stack(list(read_video(sample_clip_path())[0]))
@@ -52,7 +53,7 @@ def test_the_synthesiser_says_the_same_again(project):
     except OSError: pytest.skip('libespeak-ng is not installed: apt-get install libespeak-ng1')
     about.restype = ctypes.c_char_p
     if not about(None).startswith(b'1.51'): pytest.skip(f'espeak-ng {about(None).decode()} is not 1.51')
-    assert all(runpy.run_path(str(project/'benchmarks/sample_speech.py'))['main']().values())
+    assert all(runpy.run_path(str(project/'tools/sample_speech.py'))['main']().values())
 
 def test_truth_is_consistent(truth):
     t = len(truth['viewmats'])
@@ -72,7 +73,7 @@ def test_face_is_found_where_it_is(seen, truth):
     assert found.mean()>=.99
     error = np.linalg.norm(landmarks[:,:468,:2]-truth['landmarks'][::3].astype(float), axis=-1)
     assert error.mean()<1.5 and np.quantile(error, .95)<3
-    canonical = np.stack([project(canonical_points(), v.astype(float), truth['K'])[0] for v in truth['viewmats'][::3]])
+    canonical = np.stack([project_points(canonical_face()[0], v.astype(float), truth['K'])[0] for v in truth['viewmats'][::3]])
     assert np.linalg.norm(landmarks[:,:468,:2]-canonical, axis=-1).mean()<4
 
 def test_mouth_and_blinks_are_measurable(frames, truth):

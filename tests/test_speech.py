@@ -3,8 +3,9 @@ import json, subprocess, sys
 from types import SimpleNamespace
 
 import numpy as np, pytest, torch
-from syncgaussian import speech as sp
-from syncgaussian.speech import *
+from syncgaussian.speech.sound import *
+from syncgaussian.speech.text import *
+from syncgaussian.speech.sync_pair import *
 
 RNG = np.random.default_rng(0)
 
@@ -146,7 +147,7 @@ def test_ready_files_refused(tmp_path):
 
 def test_unknown_and_missing(tmp_path, monkeypatch):
     with pytest.raises(SpeechError, match="No speech model is called 'deepspeech9'"): SpeechFeatures('deepspeech9')
-    code = ("from syncgaussian.speech import *\ntry: SpeechFeatures('facebook/hubert-large-ls960-ft')\nexcept SpeechError as e: print(e)")
+    code = ("from syncgaussian.speech import SpeechError, SpeechFeatures\ntry: SpeechFeatures('facebook/hubert-large-ls960-ft')\nexcept SpeechError as e: print(e)")
     import os
     env = dict(os.environ, HF_HUB_OFFLINE='1', HF_HOME=str(tmp_path))
     said = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=env).stdout

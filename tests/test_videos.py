@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from syncgaussian.clip import ClipError, LABELS, load_sound, prepare_clip, read_video, write_video
+from syncgaussian.samples import sample_clip_path
 from syncgaussian.pose import estimate_head_pose, pose_jitter
-from syncgaussian.sample import sample_clip_path
 from test_clip import encode, wav
 
 N = 60 # 2.4 s
@@ -100,7 +100,7 @@ def test_four_k(tmp_path, images, sound, reference):
         out = np.full((2160,3840,3), 120, np.uint8); out[200:1800,1100:2700] = cv2.resize(i, (1600,1600), interpolation=cv2.INTER_LINEAR); return out
     c = quietly(write_video(tmp_path/'v.mp4', map(wide, images[:51]), crf=28), tmp_path/'c', sound=sound)
     is_good(c, reference, 51)
-    assert c.manifest['crop']['side']>1000 and c.manifest['crop']['side']<=2160
+    assert c.manifest.data['crop']['side']>1000 and c.manifest.data['crop']['side']<=2160
 
 # ---- what happens in front of the camera
 
@@ -127,7 +127,7 @@ def test_blinking_lights(tmp_path, images, sound, reference):
     light = np.where(np.arange(N)//6%2, .6, 1.)[:,None,None,None]*np.array([1,1,.85])
     c = quietly(write_video(tmp_path/'v.mp4', (images[:N]*light).astype(np.uint8)), tmp_path/'c', sound=sound)
     is_good(c, reference)
-    assert len(c.manifest['shots'])==1 and not c.manifest['cuts']
+    assert len(c.manifest.data['shots'])==1 and not c.manifest.data['cuts']
     with_pose(c)
 
 def test_the_head_leaves_and_comes_back(tmp_path, images, sound):
@@ -146,7 +146,7 @@ def framings(images, length, count):
 def test_a_cut_every_two_seconds(tmp_path, images, wave):
     path = write_video(tmp_path/'v.mp4', framings(images, 50, 3), sound=(wave[:16000*6], 16000))
     c = quietly(path, tmp_path/'c')
-    assert c.n_frames in (49,50) and len(c.manifest['cuts'])==2 and len(c.manifest['shots'])==3
+    assert c.n_frames in (49,50) and len(c.manifest.data['cuts'])==2 and len(c.manifest.data['shots'])==3
     path = write_video(tmp_path/'w.mp4', framings(images, 25, 4), sound=(wave[:16000*4], 16000))
     with pytest.raises(ClipError, match='2 s without a cut'): quietly(path, tmp_path/'d')
 
@@ -156,6 +156,6 @@ def test_sound_of_another_offset_is_said_and_mended(tmp_path, wave):
     frames = write_video(tmp_path/'v.mp4', read_video(sample_clip_path())[0])
     early = wav(tmp_path/'early.wav', np.r_[wave[int(.4*16000):], np.zeros(16000*5, np.float32)]) # starts 0.4 s late: everything is heard too early; longer than the film
     with pytest.warns(UserWarning, match=r'sound_offset=0\.4'): c = prepare_clip(frames, tmp_path/'c', size=64, sound=early, progress=False)
-    assert c.n_frames==300 and len(c.wave)==300*640 and abs(c.manifest['lip_lag']['frames']-10)<=1
+    assert c.n_frames==300 and len(c.wave)==300*640 and abs(c.manifest.data['lip_lag']['frames']-10)<=1
     c = quietly(frames, tmp_path/'c', 64, sound=early, sound_offset=.4)
-    assert abs(c.manifest['lip_lag']['frames'])<=1 and np.corrcoef(c.wave[16000:], wave[16000:300*640])[0,1]>.99
+    assert abs(c.manifest.data['lip_lag']['frames'])<=1 and np.corrcoef(c.wave[16000:], wave[16000:300*640])[0,1]>.99

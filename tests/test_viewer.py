@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from syncgaussian.gaussians import Gaussians
-from syncgaussian.viewer import (FramePlayer, SplatViewer, STATIC, widget_script, cloud_message, front_camera, image_grid, orbit, pack_gaussians, playback_frames, png_bytes,
-                                 still_picture, to_uint8, wav_bytes, wave_peaks)
+from syncgaussian.files import static_file
+from syncgaussian.splat import Gaussians
+from syncgaussian.show.pictures import image_grid, to_uint8
+from syncgaussian.show.widgets import FramePlayer, wav_bytes, wave_peaks, widget_script
+from syncgaussian.show.viewer import (SplatViewer, cloud_message, front_camera, orbit, pack_gaussians, playback_frames,
+                                      still_picture)
 
 @pytest.fixture
 def cloud():
@@ -17,7 +20,7 @@ def cloud():
 
 @pytest.mark.parametrize('name', ['splat_viewer.js', 'frame_player.js', 'widgets.css'])
 def test_static_files_are_small_and_talk_to_nobody(name):
-    text = (STATIC/name).read_text()
+    text = static_file(name).read_text()
     assert len((text if name.endswith('.css') else widget_script(name)).encode()) < 30_000 # with what all widgets share
     assert not any(o in text for o in ('http://', 'https://', 'import ', 'fetch(', 'XMLHttpRequest', 'WebSocket', 'eval('))
 

@@ -11,8 +11,9 @@ import argparse, json, time
 from pathlib import Path
 import torch
 from syncgaussian.clip import prepare_clip
-from syncgaussian.speech import (SyncClip, ave_features, cut, lip_features, offset_accuracy, save_sync_pair, sync_clip,
-                                 sync_scores, train_audio_visual_encoder)
+from syncgaussian.speech.sound import cut
+from syncgaussian.speech.sync_pair import (
+    SyncClip, ave_features, lip_features, offset_accuracy, save_sync_pair, sync_clip, sync_scores, train_audio_visual_encoder)
 
 SPEEDS = (.84, .92, 1.09, 1.19)
 

@@ -1,6 +1,8 @@
 "Interactive boards; each needs `[lab]`, imports what it likes, and is imported by notebooks only"
-_boards = dict(PoseExplorer='pose', encoder_board='encoder', PlaneExplorer='planes', LipSyncExplorer='lip_sync', SpeakNow='talk', head_viewer='talk',
-               AblationBoard='ablations', UserStudy='user_study')
+from ..show import widgets # First: where the lab is missing, it says which command brings it
+
+_boards = dict(PoseExplorer='pose', encoder_board='encoder', PlaneExplorer='planes', LipSyncExplorer='lip_sync',
+               SpeakNow='talk', head_viewer='talk', AblationBoard='ablations', UserStudy='user_study')
 
 def __getattr__(name):
     "A board is imported when it is first used"

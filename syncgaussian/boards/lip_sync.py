@@ -26,7 +26,7 @@ def speech_energy(
     "How loud each frame is"
     n = int(np.ceil((n_frames+1)*rate/fps))
     padded = np.pad(np.asarray(wave)[:n], (0, max(0, n-len(wave))))
-    return 10*np.log10(np.maximum(loudness(padded, rate, fps)[:n_frames], 10**(floor/10)))
+    return 10*np.log10(np.maximum(loudness(padded, rate, fps)[:n_frames].astype(float), 10**(floor/10)))
 
 # %% ../../nbs/09c_lip_sync_board.ipynb #03-027
 def energy_opening_correlation(
@@ -34,7 +34,7 @@ def energy_opening_correlation(
     opening,       # Mouth opening [T], NaN where there is no face
     max_offset=15, # Frames
 )->np.ndarray:     # [2 max_offset+1] in [-1,1]: offset -max..max; at k frame i is paired with the sound of frame i+k
-    "Normalised cross-correlation of loudness and mouth opening: the sync measure of this notebook"
+    "Normalised cross-correlation of loudness and mouth opening"
     energy, opening = np.asarray(energy, float), np.asarray(opening, float)
     if len(energy)!=len(opening) or len(opening) < 2*max_offset+5:
         raise ValueError(f'Energy ({len(energy)} frames) and opening ({len(opening)}) must be equally long, at least {2*max_offset+5} frames.')
@@ -95,12 +95,17 @@ class LipSyncExplorer(StillBox):
 def tie(self:LipSyncExplorer, labels, fps, measure):
     "Make slider and curves, and link them"
     half = max(map(len, self.measures.values()))//2
-    self.slider = w.IntSlider(0, -half, half, description='sound ahead by (frames)', style=dict(description_width='initial'), layout=w.Layout(width='420px'))
-    self.track = CurvePlot(self.tracks, dx=1/fps, xlabel='time (s)', ylabel='own scale each', own_scale=True, labels=labels, moving=['speech energy (dB)'])
-    self.score = CurvePlot(self.measures, first=-half, xlabel='sound ahead (frames)', ylabel='correlation' if 'correlation' in measure else measure, height=130)
-    for other,name in ((self.player,'offset'), (self.track,'offset'), (self.score,'cursor')): w.jslink((self.slider,'value'), (other,name))
+    self.slider = w.IntSlider(0, -half, half, description='sound ahead by (frames)',
+                              style=dict(description_width='initial'), layout=w.Layout(width='420px'))
+    self.track = CurvePlot(self.tracks, dx=1/fps, xlabel='time (s)', ylabel='own scale each', own_scale=True,
+                           labels=labels, moving=['speech energy (dB)'])
+    self.score = CurvePlot(self.measures, first=-half, xlabel='sound ahead (frames)',
+                           ylabel='correlation' if 'correlation' in measure else measure, height=130)
+    for other,name in ((self.player,'offset'), (self.track,'offset'), (self.score,'cursor')):
+        w.jslink((self.slider,'value'), (other,name))
     w.jslink((self.player,'frame'), (self.track,'cursor'))
-    self.children = [self.player, self.slider, self.track, w.HTML(f'Sync measure: <b>{measure}</b>'), self.score]
+    caption = w.HTML(f'Sync measure: <b>{measure}</b>')
+    self.children = [self.player, self.slider, self.track, caption, self.score]
 
 @patch
 def shift(self:LipSyncExplorer, frames:int): # Returns the measures at this offset

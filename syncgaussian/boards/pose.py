@@ -15,8 +15,12 @@ from ..show.widgets import CurvePlot, FramePlayer, StillBox
 from ..pose.geometry import project_points
 
 # %% ../../nbs/05f_pose_board.ipynb #03-062
-OUTLINES = ((10,338,297,332,284,251,389,356,454,323,361,288,397,365,379,378,400,377,152,148,176,149,150,136,172,58,132,93,234,127,162,21,54,103,67,109,10),
-            (10,151,9,8,168,6,197,195,5,4,1,19,94,2), (33,160,158,133,153,144,33), (263,387,385,362,380,373,263)) # MediaPipe's numbers
+OUTLINES = ( # MediaPipe's numbers: the oval of the face, its middle line, both eyes
+    (10,338,297,332,284,251,389,356,454,323,361,288,397,365,379,378,400,377,
+     152,148,176,149,150,136,172,58,132,93,234,127,162,21,54,103,67,109,10),
+    (10,151,9,8,168,6,197,195,5,4,1,19,94,2),
+    (33,160,158,133,153,144,33),
+    (263,387,385,362,380,373,263))
 
 # %% ../../nbs/05f_pose_board.ipynb #03-063
 def draw_pose(
@@ -64,29 +68,35 @@ ANGLES = ('nod', 'turn', 'tilt')
 class PoseExplorer(StillBox):
     "Rough against stable poses: the mask on the face, trails, angles"
     def __init__(self,
-        frames,      # [T,H,W,3], or anything with a length that gives frame i
-        rough,       # Poses [T,4,4]
-        stable,      # Poses [T,4,4]
-        K, verts,    # Camera matrix [3,3] px, face model [468,3] m
-        tracks=None, # Followed points [T,P,2] px, NaN where lost
-        trail=12,    # Frames that a trail is long
-        fps=25.,     # Frames a second
+        frames,         # [T,H,W,3], or anything with a length that gives frame i
+        rough,          # Poses [T,4,4]
+        stable,         # Poses [T,4,4]
+        K, verts,       # Camera matrix [3,3] px, face model [468,3] m
+        tracks=None,    # Followed points [T,P,2] px, NaN where lost
+        trail=12,       # Frames that a trail is long
+        fps=25.,        # Frames a second
         still_size=280, # Longest side of the still, pixels
-        **kwargs,    # For `FramePlayer`: wipe, size, frame, crop
+        **kwargs,       # For `FramePlayer`: wipe, size, frame, crop
     ):
-        past = lambda i: None if tracks is None else tracks[max(0, i-trail):i+1]
-        film = lambda views, color: Drawn(len(views), lambda i: draw_pose(frames[i], views[i], K, verts, past(i), color))
+        def past(i): return None if tracks is None else tracks[max(0, i-trail):i+1]
+        def film(views, color):
+            return Drawn(len(views), lambda i: draw_pose(frames[i], views[i], K, verts, past(i), color))
         films = film(rough, '#ff8c1a'), film(stable, '#5df06b')
         self.player = FramePlayer(*films, fps=fps, names=('rough','stable'), **kwargs)
         self.angles = {k: head_angles(v, stable[0]) for k,v in dict(rough=rough, stable=stable).items()}
-        self.choice = w.ToggleButtons(options=ANGLES, value='turn', description='angle', style=dict(description_width='60px', button_width='70px'), layout=w.Layout(width='auto'))
-        self.plot = CurvePlot(self.chosen(), dx=1/fps, xlabel='time (s)', ylabel='degrees')
-        self.choice.observe(lambda _: self.plot.show(self.chosen()), 'value')
-        w.jslink((self.player,'frame'), (self.plot,'cursor'))
+        self.build_curves(1/fps)
         both = Image.fromarray(wipe_pictures(*[o[self.player.frame] for o in films], self.player.wipe))
         both.thumbnail((still_size,still_size))
         self.still = png_bytes(both)
         super().__init__([self.player, self.choice, self.plot])
+
+    def build_curves(self, dx):
+        "Buttons that choose an angle, and its curves, tied to the player"
+        look = dict(style=dict(description_width='60px', button_width='70px'), layout=w.Layout(width='auto'))
+        self.choice = w.ToggleButtons(options=ANGLES, value='turn', description='angle', **look)
+        self.plot = CurvePlot(self.chosen(), dx=dx, xlabel='time (s)', ylabel='degrees')
+        self.choice.observe(lambda _: self.plot.show(self.chosen()), 'value')
+        w.jslink((self.player,'frame'), (self.plot,'cursor'))
 
     def chosen(self):
         "The curves of the angle that is chosen"

@@ -70,7 +70,8 @@ class SpeakNow(StillBox):
             self.sound.status = 'The head is still busy with the last sentence.'
             return
         self.takes += 1
-        self.worker = threading.Thread(target=self.work, args=(Path(path), self.out/f'spoken_{self.takes:02d}.mp4'), daemon=True)
+        film = self.out/f'spoken_{self.takes:02d}.mp4'
+        self.worker = threading.Thread(target=self.work, args=(Path(path), film), daemon=True)
         self.worker.start()
 
 # %% ../../nbs/11c_talk_board.ipynb #03-053
@@ -86,7 +87,9 @@ def work(self:SpeakNow, path, out):
         out.parent.mkdir(parents=True, exist_ok=True)
         self.film.show(self.say(self.head, path, out, self.tell))
         sound.status = f'{out.name}: press play, or download it. Its metadata says that it is synthetic.'
-    except Exception as error: sound.failed, sound.status = True, f"This could not be said: {str(error).replace(str(path), path.name).rstrip('.')}."
+    except Exception as error:
+        why = str(error).replace(str(path), path.name).rstrip('.')
+        sound.failed, sound.status = True, f'This could not be said: {why}.'
     finally: sound.busy = False
 
 # %% ../../nbs/11c_talk_board.ipynb #11-091
@@ -100,15 +103,22 @@ def moving_gaussians(
     "Where every Gaussian of a driven head is in every frame"
     hu, ave, device, scene = all_windows(drive.hu), all_windows(drive.ave), head.viewmats.device, drive.scene
     silence = torch.zeros(len(hu), device=device) if drive.silence is None else drive.silence
-    parts, places, teeth = dict(face=[], mouth=[]), head.face_field.places(head.face.means), head.mouth_field.places(head.mouth.means)
+    face, mouth, parts = head.face, head.mouth, dict(face=[], mouth=[])
+    places, teeth = head.face_field.places(face.means), head.mouth_field.places(mouth.means)
     for k in range(0, len(scene), batch):
         at, i = slice(k, min(k+batch, len(scene))), torch.as_tensor(scene[k:k+batch], device=device)
         a = head.listen(hu[at], ave[at], silence[at], articulation).a
-        parts['face'].append([x.cpu() for x in deform(head.face, head.face_field(head.face.means, a, head.expression[i], places))])
-        parts['mouth'].append([x.cpu() for x in deform(head.mouth, head.mouth_field(head.mouth.means, a, teeth))])
+        moved = dict(face=deform(face, head.face_field(face.means, a, head.expression[i], places)),
+                     mouth=deform(mouth, head.mouth_field(mouth.means, a, teeth)))
+        for name in parts: parts[name].append([x.cpu() for x in moved[name]])
     return {k:tuple(map(torch.cat, zip(*v))) for k, v in parts.items()}
 
 # %% ../../nbs/11c_talk_board.ipynb #11-092
+def _listening(head)->torch.Tensor: # [N,2]
+    "How strongly each face Gaussian attends to speech and to the expression, 0 to 1, on the CPU"
+    strength = torch.stack([o.norm(dim=-1) for o in head.face_field.places(head.face.means)[1:]], -1).cpu()
+    return strength/strength.amax(0).clamp(min=1e-9)
+
 @torch.no_grad()
 def head_viewer(
     head:TalkingHead,
@@ -121,8 +131,8 @@ def head_viewer(
     wave = wave[:int(seconds*16_000)]
     drive = drive_with_speech(head, wave, start)
     moving = moving_gaussians(head, drive, articulation=ARTICULATION)
-    strength = torch.stack([o.norm(dim=-1) for o in head.face_field.places(head.face.means)[1:]], -1).cpu()
-    strength = strength/strength.amax(0).clamp(min=1e-9)
     camera = head.scene_camera(torch.as_tensor(drive.scene[:1], device=head.viewmats.device)).to('cpu')
-    rest = {k:Gaussians(moving[k][0].mean(0), *(p.cpu() for p in list(g.parameters())[1:])) for k, g in dict(face=head.face, mouth=head.mouth).items()}
-    return SplatViewer(rest, camera, dict(face=strength), playback_frames(moving, viewmats=head.viewmats[drive.scene]), (wave, 16_000), **kwargs)
+    rest = {k:Gaussians(moving[k][0].mean(0), *(p.cpu() for p in list(g.parameters())[1:]))
+            for k, g in dict(face=head.face, mouth=head.mouth).items()}
+    film = playback_frames(moving, viewmats=head.viewmats[drive.scene])
+    return SplatViewer(rest, camera, dict(face=_listening(head)), film, (wave, 16_000), **kwargs)

@@ -62,46 +62,54 @@ class Manifest:
                                             f'{CLIP_VERSION}; delete the folder and {again}')
         return self
 
-    def done(self, name, **settings):
-        "Was this step finished with these settings?"
-        step = self.data['steps'].get(name)
-        return bool(step) and step.get('done') and all(step.get(k)==v for k,v in _plain(settings).items())
-
-    def begin(self, name):
-        "Forget this step and all that came after it"
-        steps = self.data['steps']
-        names = list(steps)
-        for n in names[names.index(name):] if name in names else (): del steps[n]
-        self.data['notes'] = [n for n in self.data.get('notes', []) if n['step'] in steps]
-        save_json(self.path, self.data)
-
-    def finish(self, name, seconds=None, **settings):
-        "Note a step as done"
-        self.data['steps'][name] = _plain(settings) | dict(done=True) | (dict(seconds=round(seconds, 1)) if seconds is not None else {})
-        save_json(self.path, self.data)
-
-    def step(self,
-        name,          # Of the step
-        settings:dict, # What it depends on
-        work,          # Function without arguments that does it
-    ):
-        "Do a step unless it was done with the same settings; what came after an outdated one is forgotten"
-        if self.done(name, **settings): return
-        self.begin(name)
-        t = time.time()
-        work()
-        self.finish(name, time.time()-t, **settings)
-
-    def note(self,
-        step,     # The step that it belongs to
-        text,
-        say=True, # Also as a warning, now
-    ):
-        "Keep a sentence about what was chosen"
-        self.data.setdefault('notes', []).append(dict(step=step, text=text))
-        if say: warnings.warn(text, stacklevel=3)
-
+# %% ../../nbs/04e_folder.ipynb #04-127b
 def _plain(settings): return json.loads(json.dumps(settings, default=str))
+
+@patch
+def done(self:Manifest, name, **settings):
+    "Was this step finished with these settings?"
+    step = self.data['steps'].get(name)
+    return bool(step) and step.get('done') and all(step.get(k)==v for k,v in _plain(settings).items())
+
+@patch
+def begin(self:Manifest, name):
+    "Forget this step and all that came after it"
+    steps = self.data['steps']
+    names = list(steps)
+    for n in names[names.index(name):] if name in names else (): del steps[n]
+    self.data['notes'] = [n for n in self.data.get('notes', []) if n['step'] in steps]
+    save_json(self.path, self.data)
+
+@patch
+def finish(self:Manifest, name, seconds=None, **settings):
+    "Note a step as done"
+    took = {} if seconds is None else dict(seconds=round(seconds, 1))
+    self.data['steps'][name] = _plain(settings) | dict(done=True) | took
+    save_json(self.path, self.data)
+
+# %% ../../nbs/04e_folder.ipynb #04-127c
+@patch
+def step(self:Manifest,
+    name,          # Of the step
+    settings:dict, # What it depends on
+    work,          # Function without arguments that does it
+):
+    "Do a step unless it was done with the same settings; what came after an outdated one is forgotten"
+    if self.done(name, **settings): return
+    self.begin(name)
+    t = time.time()
+    work()
+    self.finish(name, time.time()-t, **settings)
+
+@patch
+def note(self:Manifest,
+    step,     # The step that it belongs to
+    text,
+    say=True, # Also as a warning, now
+):
+    "Keep a sentence about what was chosen"
+    self.data.setdefault('notes', []).append(dict(step=step, text=text))
+    if say: warnings.warn(text, stacklevel=3)
 
 # %% ../../nbs/04e_folder.ipynb #04-130
 class Clip:
@@ -115,7 +123,9 @@ class Clip:
         self.n_frames, self.size, self.fps = (self.manifest.data[k] for k in ('n_frames', 'size', 'fps'))
 
     def __len__(self): return self.n_frames
-    def __repr__(self): return f'Clip({self.dir.name}: {self.n_frames} frames, {self.size} px, {self.n_frames/self.fps:.1f} s)'
+    def __repr__(self):
+        return f'Clip({self.dir.name}: {self.n_frames} frames, {self.size} px, {self.n_frames/self.fps:.1f} s)'
+
     def _load(self, name, mmap_mode=None): return np.load(self.dir/f'{name}.npy', mmap_mode)[:self.n_frames]
 
     @property
@@ -151,18 +161,13 @@ class Clip:
         "[H,W,3] uint8 without the person"
         return read_png(self.dir/'background.png')
 
-    def feature_path(self,
-        name, # Of a speech feature, e.g. 'openai/whisper-tiny.en'
-    )->Path:
-        "Where a speech feature is kept"
-        return self.dir/'features'/(name.replace('/', '_')+'.npy')
-
-    def _indices(self, idx):
-        "Any index (None, int, slice, mask, list) as an int array"
-        if idx is None: return np.arange(self.n_frames)
-        return np.atleast_1d(np.arange(self.n_frames)[np.asarray(idx) if not isinstance(idx, (int,slice)) else idx])
-
 # %% ../../nbs/04e_folder.ipynb #04-133
+@patch
+def _indices(self:Clip, idx):
+    "Any index (None, int, slice, mask, list) as an int array"
+    if idx is None: return np.arange(self.n_frames)
+    return np.atleast_1d(np.arange(self.n_frames)[np.asarray(idx) if not isinstance(idx, (int,slice)) else idx])
+
 @patch
 def frames(
     self:Clip,
@@ -171,13 +176,15 @@ def frames(
     "Decode frames"
     idx = self._indices(idx)
     out = np.empty((len(idx),self.size,self.size,3), np.uint8)
-    for k,image in pick_frames(self.dir/'frames.mp4', np.unique(idx), self.fps): out[idx==k] = image[:self.size,:self.size]
+    for k,image in pick_frames(self.dir/'frames.mp4', np.unique(idx), self.fps):
+        out[idx==k] = image[:self.size,:self.size]
     return out
 
 @patch
 def iter_frames(self:Clip):
     "All frames in order, one at a time"
-    for k,image in pick_frames(self.dir/'frames.mp4', np.arange(self.n_frames), self.fps): yield image[:self.size,:self.size]
+    for _,image in pick_frames(self.dir/'frames.mp4', np.arange(self.n_frames), self.fps):
+        yield image[:self.size,:self.size]
 
 # %% ../../nbs/04e_folder.ipynb #04-137
 @patch
@@ -188,18 +195,27 @@ def labels(
     "Label maps"
     return np.stack([read_png(self.dir/f'labels/{k:06d}.png') for k in self._indices(idx)])
 
+# %% ../../nbs/04e_folder.ipynb #04-142x
 @patch
-def features(
+def layers(
     self:Clip,
-    name, # E.g. 'openai/whisper-tiny.en'
-)->np.ndarray: # float16 [T,window,D]
-    "Speech features. Raises ClipError where they were not computed"
-    path = self.feature_path(name)
-    have = sorted(p.stem for p in path.parent.glob('*.npy'))
-    if not path.is_file(): raise ClipError(f'{self.dir} has no features "{name}" (it has: {", ".join(have) or "none"}); '
-                                           f'prepare it with them: syncgaussian prepare VIDEO -o {self.dir}')
-    return np.load(path, mmap_mode='c')
+    idx=None, # Frame numbers; None is all
+)->tuple: # frames uint8 [T,H,W,3], labels uint8 [T,H,W] of LABELS, backdrops uint8 [T,H,W,3]
+    "Frames, label maps and backdrops in one pass: every picture is decoded once"
+    idx = self._indices(idx)
+    frames, labels = self.frames(idx), self.labels(idx)
+    backdrops = np.stack([remove_head(*pair, self.background) for pair in zip(frames, labels)])
+    return frames, labels, backdrops
 
+@patch
+def backdrop(
+    self:Clip,
+    idx=None, # Frame numbers; None is all
+)->np.ndarray: # uint8 [T,H,W,3]
+    "Frames with the head removed"
+    return self.layers(idx)[2]
+
+# %% ../../nbs/04e_folder.ipynb #04-137b
 @patch
 def split(
     self:Clip,
@@ -215,6 +231,7 @@ def mouth_opening(self:Clip)->np.ndarray: # [T] px
     "Height of the gap between the lips"
     return lip_gap(self.landmarks)
 
+# %% ../../nbs/04e_folder.ipynb #04-139b
 @patch
 def mouth_box(
     self:Clip,
@@ -239,24 +256,26 @@ def head_box(
     hi = np.ceil((boxes[:,2:].max(0)/self.size + margin)*self.size/16).astype(int)*16
     return (*map(int, lo.clip(0)), *map(int, hi.clip(0, self.size)))
 
-# %% ../../nbs/04e_folder.ipynb #04-142x
+# %% ../../nbs/04e_folder.ipynb #04e-path
 @patch
-def layers(
+def feature_path(
     self:Clip,
-    idx=None, # Frame numbers; None is all
-)->tuple:     # frames uint8 [T,H,W,3], labels uint8 [T,H,W] of LABELS, backdrops uint8 [T,H,W,3]: frames with the head removed
-    "Frames, label maps and backdrops in one pass: every picture is decoded once"
-    idx = self._indices(idx)
-    frames, labels = self.frames(idx), self.labels(idx)
-    return frames, labels, np.stack([remove_head(*pair, self.background) for pair in zip(frames, labels)]) if len(idx) else frames.copy()
+    name, # Of a speech feature, e.g. 'openai/whisper-tiny.en'
+)->Path:
+    "Where a speech feature is kept"
+    return self.dir/'features'/(name.replace('/', '_')+'.npy')
 
 @patch
-def backdrop(
+def features(
     self:Clip,
-    idx=None, # Frame numbers; None is all
-)->np.ndarray: # uint8 [T,H,W,3]
-    "Frames with the head removed"
-    return self.layers(idx)[2]
+    name, # E.g. 'openai/whisper-tiny.en'
+)->np.ndarray: # float16 [T,window,D]
+    "Speech features. Raises ClipError where they were not computed"
+    path = self.feature_path(name)
+    have = sorted(p.stem for p in path.parent.glob('*.npy'))
+    if not path.is_file(): raise ClipError(f'{self.dir} has no features "{name}" (it has: {", ".join(have) or "none"}); '
+                                           f'prepare it with them: syncgaussian prepare VIDEO -o {self.dir}')
+    return np.load(path, mmap_mode='c')
 
 # %% ../../nbs/04e_folder.ipynb #06-062
 def save_features(

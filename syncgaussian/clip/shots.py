@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..config import FPS
-from .media import ClipError, decode_frames, open_media, read_video, upright
+from .media import ClipError, decode_frames, open_media, probe, upright
 from .landmarks import face_landmarker, find_faces
 
 # %% ../../nbs/04d_shots.ipynb #04-058
@@ -28,7 +28,7 @@ class Scan(NamedTuple):
 
 # %% ../../nbs/04d_shots.ipynb #04-059
 def _thumb(frame, n=48):
-    "Small grey picture with its local brightness and contrast taken out (so that lights do not count), and the plain one"
+    "Small grey picture, plain and with its local brightness and contrast taken out, so that lights do not count"
     import cv2
     grey = frame.reformat(width=n, height=n, format='gray').to_ndarray().astype(np.float32)
     flat = grey - cv2.GaussianBlur(grey, (0,0), n/12)
@@ -49,6 +49,7 @@ def _compare(change, past):
         d = 1 - float((past[0][1]*past[lag][1]).sum())
         for b in range(1, lag+1): change[-b] = min(change[-b], d)
 
+# %% ../../nbs/04d_shots.ipynb #04-063b
 def _look(landmarker, frame, tiles):
     "Boxes [n,4] of the faces in a decoded frame, in its upright pixels"
     image, f = _shrunk(upright(frame))
@@ -59,8 +60,9 @@ def _time(frame, path):
     if frame.time is None: raise ClipError(f'{path} has no time stamps; put it into mp4 first: ffmpeg -i FILE -c copy FILE.mp4')
     return frame.time
 
+# %% ../../nbs/04d_shots.ipynb #04-063c
 def progress_bar(items, total, what, progress):
-    "Show progress"
+    "The items, with a bar where progress is wanted"
     from tqdm.auto import tqdm
     return tqdm(items, total=total or None, desc=what, disable=not progress, leave=False)
 
@@ -69,10 +71,11 @@ def scan_video(
     path, # Any video file
     every=0.4, # Look for faces this often, seconds
     progress=False, # Show a bar
+    info=None, # From `probe`, where somebody has looked already
 )->Scan:
     "One pass over a video: time, change and faces"
     times, change, motion, faces, looked, past = [], [], [], [], [], deque(maxlen=4)
-    _,info = read_video(path)
+    info = info or probe(path)
     with open_media(path) as container, face_landmarker(faces=4, video=False) as landmarker:
         container.streams.video[0].thread_type = 'AUTO'
         frames = decode_frames(container, container.streams.video[0], path)
@@ -97,7 +100,7 @@ def find_cuts(
     around = np.stack([padded[k:k+len(change)] for k in range(13) if k!=6])
     return np.flatnonzero((change > 0.25) & ((change > 6*np.median(around, 0)) | (change > 0.6)))
 
-# %% ../../nbs/04d_shots.ipynb #04-066
+# %% ../../nbs/04d_shots.ipynb #04-066a
 def _tracks(faces, reach=0.7):
     "Link boxes [M,5] of successive frames to faces: each the nearest one within `reach` of its width"
     tracks = []
@@ -108,11 +111,13 @@ def _tracks(faces, reach=0.7):
         else: tracks.append([row])
     return [np.array(t) for t in tracks]
 
+# %% ../../nbs/04d_shots.ipynb #04-066
 def find_shots(
     scan, # From `scan_video`
     min_seconds=2, # Shorter shots are left out
-)->list: # One dict a shot: first, last (frames, last excluded), start, end (s), faces (count), boxes [n,5] of the largest steady face
-    "Stretches without a cut in which one face is seen"
+)->list: # One dict a shot
+    """Stretches without a cut in which one face is seen: first, last (frames, last excluded), start, end (s),
+    faces (how many), boxes [n,5] of the largest steady face"""
     ends = np.r_[0, find_cuts(scan.change), len(scan.times)]
     step = np.median(np.diff(scan.times)) if len(scan.times)>1 else 1/FPS
     shots = []
@@ -157,7 +162,8 @@ def choose_times(
     times, repeats = scan.times[span], repeated_frames(scan)[span]
     seconds = min(shot['end']-shot['start'], max_seconds or np.inf)
     distinct = times[~repeats]
-    if repeats.any() and abs(len(distinct)/(shot['end']-shot['start']) - FPS) < 0.02*FPS and _regular(distinct): times = distinct
+    at_25 = abs(len(distinct)/(shot['end']-shot['start']) - FPS) < 0.02*FPS
+    if repeats.any() and at_25 and _regular(distinct): times = distinct
     wanted = times[0] + np.arange(int(seconds*FPS + 1e-3))/FPS
     if times is distinct: wanted += np.median(distinct[:len(wanted)] - wanted[:len(distinct)])
     at = np.searchsorted((times[1:]+times[:-1])/2, wanted)

@@ -41,10 +41,13 @@ def release_pages(x):
     m = getattr(x, '_mmap', None)
     if m is not None and hasattr(mmap, 'MADV_DONTNEED'): m.madvise(mmap.MADV_DONTNEED)
 
+# %% ../../nbs/05b_bundle.ipynb #05b-cost
 def bundle_cost(obs, weights, points, viewmats, focal, size, delta, point_prior=None, pose_prior=None):
     "Robust squared error of a bundle [...], in units of the observations' noise"
-    cost = sum((weights[s]*huber(obs[...,s,:,:]-project(points, viewmats[...,s,:,:], focal, size), delta)[1]).sum((-1,-2))
-               for s in frame_chunks(len(weights)))
+    cost = 0
+    for s in frame_chunks(len(weights)):
+        r = obs[...,s,:,:]-project(points, viewmats[...,s,:,:], focal, size)
+        cost = cost+(weights[s]*huber(r, delta)[1]).sum((-1,-2))
     if point_prior: cost = cost+0.5*(((points-point_prior.mean)/point_prior.sigma)**2).sum((-1,-2))
     if pose_prior: cost = cost+0.5*((pose_residual(viewmats, pose_prior.mean)/pose_prior.sigma)**2).sum((-1,-2))
     return cost
@@ -62,7 +65,7 @@ def pose_equations(J, r, w, viewmats, pose_prior=None):# H [...,T,6,6], g [...,T
 
 def point_equations(J, r, w):# H [...,N,3,3], g [...,N,3]
     "Each point's own normal equations, summed over frames"
-    flat = lambda x: np.moveaxis(x, -4, -3).reshape(*x.shape[:-4], x.shape[-3], -1, x.shape[-1])
+    def flat(x): return np.moveaxis(x, -4, -3).reshape(*x.shape[:-4], x.shape[-3], -1, x.shape[-1])
     JT = np.swapaxes(flat(J*w[...,None,None]), -1, -2)
     return JT@flat(J), (JT@flat(r[...,None]))[...,0]
 
@@ -97,7 +100,7 @@ def _schur(obs, weights, points, viewmats, focal, size, delta, pose_prior, dampi
 
 # %% ../../nbs/05b_bundle.ipynb #05-042
 def _solve_spd(S, b):
-    "Solve S x = b for symmetric positive definite S [...,M,M], b [...,M,1]; 0 where S is not, so that the step fails and damping grows"
+    "Solve S x = b for positive definite S [...,M,M], b [...,M,1]; 0 where S is not: the step fails and damping grows"
     import torch
     L,info = torch.linalg.cholesky_ex(torch.from_numpy(S))
     x = torch.cholesky_solve(torch.from_numpy(b), L).numpy()
@@ -126,8 +129,8 @@ def solve_bundle(
     focal, size, # [...] px; px
     delta=1., # Huber's bend in px
     point_prior=None, pose_prior=None, # `Prior`s
-    iters=10):
-    "Points [...,N,3], poses [...,T,4,4] and cost [...] of the least-squares bundle: Levenberg-Marquardt, poses eliminated exactly"
+    iters=10):# Points [...,N,3], poses [...,T,4,4], cost [...]
+    "Points and poses of least cost: Levenberg-Marquardt, poses eliminated exactly"
     focal = np.broadcast_to(np.asarray(focal, float), points.shape[:-2])
     args = focal, size, delta, point_prior, pose_prior
     damping = np.full(points.shape[:-2], 1e-4)
@@ -185,10 +188,11 @@ def fit_points(obs, weights, points, viewmats, focal, size, delta=1., prior=None
 # %% ../../nbs/05b_bundle.ipynb #05-098
 def residuals(obs, points, viewmats, focal, size):
     "Distance [T,N] px of projected and tracked points"
-    return np.concatenate([np.linalg.norm(obs[s]-project(points, viewmats[s], focal, size), axis=-1) for s in frame_chunks(len(obs))])
+    def far(s): return obs[s]-project(points, viewmats[s], focal, size)
+    return np.concatenate([np.linalg.norm(far(s), axis=-1) for s in frame_chunks(len(obs))])
 
 # %% ../../nbs/05b_bundle.ipynb #05-107
-SMOOTH = np.r_[np.full(3, np.radians(.1)), np.full(3, 3e-4)] # Expected acceleration of a head: radians and metres per frame^2
+SMOOTH = np.r_[np.full(3, np.radians(.1)), np.full(3, 3e-4)] # Expected acceleration: radians and metres per frame^2
 
 def _acceleration_weights(a, sigma):
     "Student's t: [T-2,6] near 1 for ordinary accelerations, small for a sudden nod"
@@ -207,6 +211,7 @@ def _add_smoothness(H, g, a, q):# band [18,T,6] (lower), g
         for y,cy in enumerate((1,-2,1)[:x+1]): band[6*(x-y),y:T-2+y] += cx*cy*q
     return band.reshape(18,-1), g.ravel()
 
+# %% ../../nbs/05b_bundle.ipynb #05b-smooth
 def smooth_poses(
     obs, weights, points, viewmats, focal, size, # As in `solve_bundle`
     delta=1., pose_prior=None, sigma=SMOOTH, iters=6):

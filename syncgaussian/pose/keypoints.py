@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CROP_METRES', 'CROP_CENTRE', 'EYES_AND_BROWS', 'FB_LIMIT', 'HeadCrops', 'KeyFrames', 'choose_key_frames',
-           'sample_image', 'match', 'dis_flow', 'steady_area', 'Candidates', 'short_runs', 'measure_candidates',
-           'select_keypoints', 'Tracks', 'scratch_array', 'follow', 'track_keypoints']
+           'steady_error', 'sample_image', 'match', 'dis_flow', 'steady_area', 'Candidates', 'short_runs',
+           'measure_candidates', 'select_keypoints', 'Tracks', 'scratch_array', 'follow', 'track_keypoints']
 
 # %% ../../nbs/05d_keypoints.ipynb #05d-imports
 import tempfile
@@ -22,20 +22,19 @@ CROP_METRES = (0.25, 0.20) # Width and height of the head crop
 CROP_CENTRE = (0., 0.05, 0.02)
 
 class HeadCrops:
-    "Cuts the upper head out of each frame, upright and at one scale, where the rough pose sees it: little is left for the flow to find"
+    "Cuts the upper head out of each frame, upright and at one scale, where the rough pose sees it"
     def __init__(self,
-        viewmats,    # [T,4,4] rough
-        focal, size, # px
-        width=320):  # Of the crop in px: small pictures are enlarged, which makes the flow finer
+        rough,      # `RoughPose`
+        width=320): # Of the crop in px: small pictures are enlarged, which makes the flow finer
+        viewmats = rough.viewmats
         p = to_camera(np.array([CROP_CENTRE]), viewmats)[:,0]
-        scale = focal/p[:,2]
-        W = width
-        self.shape = int(W*CROP_METRES[1]/CROP_METRES[0])//16*16, W
-        zoom = W/(CROP_METRES[0]*scale)
+        scale = rough.focal/p[:,2]
+        self.shape = int(width*CROP_METRES[1]/CROP_METRES[0])//16*16, width
+        zoom = width/(CROP_METRES[0]*scale)
         roll = np.arctan2(viewmats[:,0,1], -viewmats[:,1,1])
         c,s = zoom*np.cos(roll), zoom*np.sin(roll)
         self.A = np.stack([c,s,-s,c], -1).reshape(-1,2,2)
-        self.b = np.array(self.shape)[::-1]/2-(self.A@(scale[:,None]*p[:,:2]+size/2)[...,None])[...,0]
+        self.b = np.array(self.shape)[::-1]/2-(self.A@(scale[:,None]*p[:,:2]+rough.size/2)[...,None])[...,0]
         self.zoom = zoom
 
     def into(self, t, xy):
@@ -60,7 +59,7 @@ class HeadCrops:
 # %% ../../nbs/05d_keypoints.ipynb #05-071
 class KeyFrames(NamedTuple):
     "Frames that others are matched to"
-    frames: np.ndarray # [K]
+    frames: np.ndarray  # [K]
     weights: np.ndarray # [T,K] in [0,1]: at most `per` a frame above 0, fading out where another key frame takes over
 
 def choose_key_frames(
@@ -87,6 +86,16 @@ def choose_key_frames(
     w = np.clip(near[:,per,None]-D+1e-6*(D<near[:,per,None]), 0, None)
     return KeyFrames(cand[keys], w/w.max(1, keepdims=True).clip(1e-9))
 
+# %% ../../nbs/05d_keypoints.ipynb #05d-error
+def steady_error(
+    landmarks,   # [T,478,2 or 3] px
+    rough,       # `RoughPose`
+)->np.ndarray:   # [T] px
+    "How far a frame's steady landmarks lie from the rigid face: much in a grimace, nothing where the face is at rest"
+    idx,_ = steady_vertices()
+    def far(s): return landmarks[s][:,idx,:2]-project(rough.verts[idx], rough.viewmats[s], rough.focal, rough.size)
+    return np.concatenate([np.linalg.norm(far(s), axis=-1).mean(1) for s in frame_chunks(len(rough.found))])
+
 # %% ../../nbs/05d_keypoints.ipynb #05-072
 def sample_image(image, uv):
     "Bilinear values [...] of an image at crop px [N,2] or [h,w,2]"
@@ -94,7 +103,8 @@ def sample_image(image, uv):
     if not np.size(uv): return np.zeros((*np.shape(uv)[:-1],*image.shape[2:]), np.float32)
     p = np.asarray(uv, np.float32)-.5
     p = p.reshape(-1,*p.shape[-2:])
-    return cv2.remap(image, p[...,0], p[...,1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE).reshape(*np.shape(uv)[:-1],*image.shape[2:])
+    values = cv2.remap(image, p[...,0], p[...,1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return values.reshape(*np.shape(uv)[:-1], *image.shape[2:])
 
 def match(
     flow,      # OpenCV dense flow algorithm
@@ -111,7 +121,9 @@ def dis_flow():
     return cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
 
 # %% ../../nbs/05d_keypoints.ipynb #05-079
-EYES_AND_BROWS = ([70,63,105,66,107,55,133,145,153,33,130,226,46], [300,293,334,296,336,285,362,374,380,263,359,446,276])
+EYES_AND_BROWS = (
+    [70,63,105,66,107,55,133,145,153,33,130,226,46],
+    [300,293,334,296,336,285,362,374,380,263,359,446,276])
 
 def steady_area(
     crops, t,    # `HeadCrops`; frame
@@ -131,10 +143,10 @@ def steady_area(
 # %% ../../nbs/05d_keypoints.ipynb #05-080
 class Candidates(NamedTuple):
     "Places of the key frames that could become keypoints"
-    key: np.ndarray   # [N] which key frame
-    uv: np.ndarray    # [N,2] crop px
+    key: np.ndarray       # [N] which key frame
+    uv: np.ndarray        # [N,2] crop px
     laplacian: np.ndarray # [N] px: mean length of the temporal Laplacian of the flow (inf where unknown)
-    seen: np.ndarray  # [N] share of frames that pass the forward-backward check
+    seen: np.ndarray      # [N] share of frames that pass the forward-backward check
 
 FB_LIMIT = 1.5 # px of the crop
 
@@ -150,6 +162,7 @@ def short_runs(
     starts = np.linspace(0, max(n_frames-length,0), min(n, max(1,n_frames//length))).astype(int)
     return np.unique(starts[:,None]+np.arange(min(length,n_frames)))
 
+# %% ../../nbs/05d_keypoints.ipynb #05d-steadiness
 class _Steadiness:
     "Adds up the temporal Laplacian (-1/2, 1, -1/2) of the places of one key frame"
     def __init__(self, n): self.total, self.count, self.past = np.zeros(n), np.zeros(n), {}
@@ -201,21 +214,23 @@ def select_keypoints(
     place = np.c_[c.key, c.uv//cell].astype(int)[order]
     first = order[np.sort(np.unique(place, axis=0, return_index=True)[1])]
     each = n//max(len(np.unique(c.key)), 1)
-    return np.sort(np.concatenate([first[c.key[first]==k][:each] for k in np.unique(c.key)]+[np.zeros(0,int)]).astype(int))
+    best = [first[c.key[first]==k][:each] for k in np.unique(c.key)]
+    return np.sort(np.concatenate([*best, np.zeros(0,int)]).astype(int))
 
 # %% ../../nbs/05d_keypoints.ipynb #05-089
 class Tracks(NamedTuple):
     "Keypoints followed through the clip"
-    xy: np.ndarray     # [T,N,2] px, 0 where not seen
-    weights: np.ndarray # [T,N] in [0,1], 0 where not seen
-    key: np.ndarray    # [N] the key frame (frame number) a point was picked in
-    uv: np.ndarray     # [N,2] its place in that frame, px
+    xy: np.ndarray        # [T,N,2] px, 0 where not seen
+    weights: np.ndarray   # [T,N] in [0,1], 0 where not seen
+    key: np.ndarray       # [N] the key frame (frame number) a point was picked in
+    uv: np.ndarray        # [N,2] its place in that frame, px
     laplacian: np.ndarray # [N] px
 
     def keep(self, i):
         "Only some points"
         return Tracks(_columns(self.xy, i), _columns(self.weights, i), self.key[i], self.uv[i], self.laplacian[i])
 
+# %% ../../nbs/05d_keypoints.ipynb #05d-scratch
 def scratch_array(*shape):
     "Zeros float32 in a nameless temporary file: the tracks of an hour need no memory"
     if not np.prod(shape): return np.zeros(shape, np.float32)
@@ -228,11 +243,13 @@ def _columns(x, i):
     for s in frame_chunks(len(x), x, out): out[s] = x[s][:,i]
     return out
 
-def follow(frames, crops, keys, grays, candidates, picked, found):
-    "Track picked candidates through all frames, streamed; a point is dropped from a frame where flow there and back disagree"
-    c = candidates
-    T = len(found)
-    flow = dis_flow()
+# %% ../../nbs/05d_keypoints.ipynb #05d-follow
+def follow(
+    frames, crops, keys, grays, # As in `measure_candidates`
+    candidates, picked, found,  # `Candidates`; which of them; [T] was there a face?
+):                              # `Tracks`
+    "Track picked candidates through all frames, streamed; a point is dropped where flow there and back disagree"
+    c, T, flow = candidates, len(found), dis_flow()
     of = [np.flatnonzero(c.key[picked]==k) for k in range(len(grays))]
     xy,weights = scratch_array(T, len(picked), 2), scratch_array(T, len(picked))
     for t,image in _frames_in(frames, np.flatnonzero(found)):
@@ -248,20 +265,25 @@ def follow(frames, crops, keys, grays, candidates, picked, found):
 
 # %% ../../nbs/05d_keypoints.ipynb #05-090
 def track_keypoints(
-    frames,    # Reader: frame numbers -> uint8 [n,H,W,3], as `Clip.frames`
-    labels,    # Reader: frame numbers -> uint8 [n,H,W], as `Clip.labels`
-    landmarks, # [T,478,2 or 3] px
-    viewmats, verts, found, focal, size, # From `track_head_motion`
-    n=400, n_keys=6, per=2, steadiest=True, whole=False): # `Tracks`, `Candidates`, `KeyFrames`, `HeadCrops`
+    frames,         # Reader: frame numbers -> uint8 [n,H,W,3], as `Clip.frames`
+    labels,         # Reader: frame numbers -> uint8 [n,H,W], as `Clip.labels`
+    landmarks,      # [T,478,2 or 3] px
+    rough,          # `RoughPose`
+    n=400,          # Keypoints at most
+    n_keys=6,       # Key frames at most
+    per=2,          # Key frames that each frame is matched to
+    steadiest=True, # False: the most moving keypoints, as the paper's sentence reads
+    whole=False,    # Keypoints on the whole head
+):                  # `Tracks`, `Candidates`, `KeyFrames`, `HeadCrops`
     "The head-points tracker: flow from key frames, temporal Laplacian, keypoints, trails (paper, 3.3)"
-    idx,_ = steady_vertices()
-    off = np.concatenate([np.linalg.norm(landmarks[s][:,idx,:2]-project(verts[idx], viewmats[s], focal, size), axis=-1).mean(1)
-                          for s in frame_chunks(len(found))])
-    keys = choose_key_frames(viewmats, np.where(found, off/np.nanmedian(off[found]), np.inf), n_keys, per)
-    crops = HeadCrops(viewmats, focal, size)
+    off = steady_error(landmarks, rough)
+    unusual = np.where(rough.found, off/np.nanmedian(off[rough.found]), np.inf)
+    keys = choose_key_frames(rough.viewmats, unusual, n_keys, per)
+    crops = HeadCrops(rough)
     grays,areas = [],[]
     for k in keys.frames:
         grays.append(crops.gray(k, frames(np.array([k]))[0]))
         areas.append(steady_area(crops, k, labels(np.array([k]))[0], landmarks[k], whole))
     c = measure_candidates(frames, crops, keys, grays, areas)
-    return follow(frames, crops, keys, grays, c, select_keypoints(c, n, steadiest=steadiest), found), c, keys, crops
+    picked = select_keypoints(c, n, steadiest=steadiest)
+    return follow(frames, crops, keys, grays, c, picked, rough.found), c, keys, crops

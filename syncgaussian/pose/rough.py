@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['STEADY', 'SHAPE_SIGMA', 'MIN_FRAMES', 'steady_vertices', 'weak_poses', 'spread_frames', 'FocalSearch',
-           'frames_with_face', 'observe_steady', 'thin_frames', 'parabola_minimum', 'search_focal_length', 'fill_poses',
-           'track_head_motion']
+           'frames_with_face', 'observe_steady', 'thin_frames', 'parabola_minimum', 'search_focal_length', 'RoughPose',
+           'fill_poses', 'track_head_motion']
 
 # %% ../../nbs/05c_rough.ipynb #05c-imports
 from typing import NamedTuple
@@ -17,8 +17,8 @@ from .bundle import Prior, fit_poses, frame_chunks, solve_bundle
 
 # %% ../../nbs/05c_rough.ipynb #05-013
 STEADY = dict( # region: (weight, landmark numbers)
-    nose=(1., [168,6,197,195,5,4,1,45,275,51,281,3,248,196,419,122,351,193,417,245,465,188,412,174,399,236,456,134,363,198,420,
-               217,437,114,343,128,357]),
+    nose=(1., [168,6,197,195,5,4,1,45,275,51,281,3,248,196,419,122,351,193,417,245,465,
+               188,412,174,399,236,456,134,363,198,420,217,437,114,343,128,357]),
     eye_corners=(1., [33,133,362,263,130,359,243,463,244,464,226,446]),
     cheekbones=(.7, [116,345,117,346,118,347,119,348,120,349,121,350,111,340,143,372,35,265,31,261,228,448,229,449]),
     temples=(.5, [127,356,34,264,139,368,162,389,21,251,156,383,227,447,234,454]),
@@ -35,7 +35,7 @@ def weak_poses(
     verts,   # [V,3] metres
     focal,   # [...] px: one or many candidates
     size, weights): # px; [V]
-    "Poses [...,T,4,4] in closed form: fit a scaled drawing without perspective, then let the focal length set the depth"
+    "Poses [...,T,4,4] in closed form: a scaled drawing without perspective, then the focal length sets the depth"
     w = weights/weights.sum()
     c = w@verts
     X = verts-c
@@ -81,7 +81,8 @@ class FocalSearch(NamedTuple):
 def frames_with_face(landmarks):
     "Frames with a face [T] bool. Raises PoseError with fewer than 3"
     idx,_ = steady_vertices()
-    found = np.concatenate([np.isfinite(landmarks[s][:,idx,:2]).all((1,2)) for s in frame_chunks(len(landmarks))]+[np.zeros(0,bool)])
+    whole = [np.isfinite(landmarks[s][:,idx,:2]).all((1,2)) for s in frame_chunks(len(landmarks))]
+    found = np.concatenate([*whole, np.zeros(0,bool)])
     if found.sum()<MIN_FRAMES:
         raise PoseError(f"only {found.sum()} of {len(found)} frames show a face; at least {MIN_FRAMES} are needed. "
                         "Check that the video shows one face, or take another shot")
@@ -117,13 +118,28 @@ def search_focal_length(
     verts = canonical_face()[0][idx]
     frames = thin_frames(np.flatnonzero(frames_with_face(landmarks)))
     c = np.asarray(np.geomspace(.8,8,16)*size if candidates is None else candidates, float)
-    frames = frames[spread_frames(weak_poses(observe_steady(landmarks, frames, size)[0], verts, 2.*size, size, w), n_frames)]
+    first = weak_poses(observe_steady(landmarks, frames, size)[0], verts, 2.*size, size, w)
+    frames = frames[spread_frames(first, n_frames)]
     obs,weights = observe_steady(landmarks, frames, size)
     start = weak_poses(obs, verts, c, size, w)
     points, poses, costs = solve_bundle(obs, weights, np.repeat(verts[None], len(c), 0), start, c, size,
                                         1.5*size/512, point_prior=Prior(verts, SHAPE_SIGMA), iters=8)
     r2 = ((obs-project(points, poses, c, size))**2).sum(-1)
-    return FocalSearch(float(np.exp(parabola_minimum(np.log(c), costs))), c, np.sqrt((w*r2).mean((1,2))/w.mean()), costs, frames)
+    errors = np.sqrt((w*r2).mean((1,2))/w.mean())
+    return FocalSearch(float(np.exp(parabola_minimum(np.log(c), costs))), c, errors, costs, frames)
+
+# %% ../../nbs/05c_rough.ipynb #05c-pose
+class RoughPose(NamedTuple):
+    "Where landmarks alone see the head, and through which lens: what every later step starts from"
+    viewmats: np.ndarray # [T,4,4] world to camera, metres
+    verts: np.ndarray    # [468,3] this person's vertices, metres
+    found: np.ndarray    # [T] was there a face?
+    focal: float         # px
+    size: int            # Side of the picture, px; the principal point is its middle
+
+    def at(self, frames):
+        "The same of some frames only"
+        return self._replace(viewmats=self.viewmats[frames], found=self.found[frames])
 
 # %% ../../nbs/05c_rough.ipynb #05-060
 def fill_poses(viewmats, ok):
@@ -137,17 +153,18 @@ def fill_poses(viewmats, ok):
         out[t] = move_poses(viewmats[a:a+1], x*pose_residual(viewmats[a:a+1], viewmats[b:b+1]))[0]
     return out
 
+# %% ../../nbs/05c_rough.ipynb #05c-track
 def track_head_motion(
     landmarks,   # [T,478,2 or 3] px, NaN where no face
     size, focal, # px
     n_frames=64, # Frames that shape the person's face
-):               # viewmats [T,4,4], verts [468,3] of this person, found [T]
+)->RoughPose:     # Raises PoseError with fewer than 3 faces
     "The head-motion tracker: person-specific offsets from spread frames, then every frame's pose (paper, 3.3)"
     idx,w = steady_vertices()
     verts = canonical_face()[0]
     found = frames_with_face(landmarks)
     i = np.flatnonzero(found)
-    start = lambda obs: weak_poses(obs, verts[idx], float(focal), size, w)
+    def start(obs): return weak_poses(obs, verts[idx], float(focal), size, w)
     obs,weights = observe_steady(landmarks, thin_frames(i), size)
     poses = start(obs)
     f = spread_frames(poses, n_frames)
@@ -158,4 +175,4 @@ def track_head_motion(
         obs,weights = observe_steady(landmarks, i[s], size)
         out[i[s]] = fit_poses(obs, weights, own, start(obs), focal, size, delta, iters=15)
     verts[idx] = own
-    return fill_poses(out, found), verts, found
+    return RoughPose(fill_poses(out, found), verts, found, focal, size)

@@ -103,7 +103,8 @@ def fill_holes(
     if not hole.any(): return image
     if min(hole.shape)<=4: return np.where(hole[...,None], (image*known).sum((0,1))/max(known.sum(), 1), image)
     half = hole.shape[1]//2, hole.shape[0]//2
-    colour,weight = (cv2.resize(o.astype(np.float32), half, interpolation=cv2.INTER_AREA) for o in (image*known, known[...,0]))
+    def shrunk(o): return cv2.resize(o.astype(np.float32), half, interpolation=cv2.INTER_AREA)
+    colour,weight = shrunk(image*known), shrunk(known[...,0])
     small = fill_holes(colour/np.maximum(weight, 1e-6)[...,None], weight<1e-3)
     filled = np.where(hole[...,None], cv2.resize(small, hole.shape[::-1], interpolation=cv2.INTER_CUBIC), image)
     for _ in range(20): filled = np.where(hole[...,None], cv2.blur(filled, (3,3)), filled)
@@ -146,11 +147,13 @@ def ring_colours(
     "The colours across the ring left and right of the neck, blended along it"
     n,r = len(image),len(image)/512
     depth = np.arange(-8*r, 20*r)
-    left,right = (np.median([image[(edge(x)+depth).astype(int), int(x)+k] for k in range(-3,4)], 0) for x in (160*r,324*r))
+    def across(x): return np.median([image[(edge(x)+depth).astype(int), int(x)+k] for k in range(-3,4)], 0)
+    left,right = across(160*r), across(324*r)
     k = np.clip(below+8*r, 0, len(depth)-1).astype(int)
     t = np.clip((np.arange(n)-165*r)/(150*r), 0, 1)[None,:,None]
     cloth = np.median(image[int(385*r):int(400*r), int(215*r):int(260*r)].reshape(-1,3), 0)
-    return (left[k]*(1-t)+right[k]*t)*(1-smoothstep((below-13*r)/(8*r)))[...,None] + cloth*smoothstep((below-13*r)/(8*r))[...,None]
+    suit = smoothstep((below-13*r)/(8*r))[...,None]
+    return (left[k]*(1-t)+right[k]*t)*(1-suit) + cloth*suit
 
 # %% ../../nbs/14a_layers.ipynb #04-036
 def clean_plate(
@@ -269,8 +272,8 @@ def texture(
     uv:np.ndarray,      # [H,W,2] px
 )->np.ndarray:          # [H,W] or [H,W,C]
     "Look a picture up, bilinearly"
-    x,y = (uv-np.float32(.5)).astype(np.float32).transpose(2,0,1)
-    return cv2.remap(picture, np.ascontiguousarray(x), np.ascontiguousarray(y), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    x,y = np.ascontiguousarray((uv-np.float32(.5)).astype(np.float32).transpose(2,0,1))
+    return cv2.remap(picture, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 class View(NamedTuple):
     "Where the camera is, where it was for the portrait, and the part of the picture to draw"
@@ -299,7 +302,7 @@ def over(below, colour, alpha):
     return below + (colour-below)*alpha[...,None]
 
 # %% ../../nbs/14a_layers.ipynb #04-057
-PORTRAIT_JAW = [172,136,150,149,176,148,152,377,400,378,379,365,397] # Landmarks of the jaw line, from her right to her left
+PORTRAIT_JAW = [172,136,150,149,176,148,152,377,400,378,379,365,397] # Landmarks, from her right to her left
 
 def portrait_jaw(
     landmarks:np.ndarray, # [478,3] px
@@ -339,14 +342,16 @@ def neck_layer(
     n,r = len(alpha),len(alpha)/512
     y = np.arange(n, dtype=np.float32)[:,None] + .5
     solid = (alpha>.9).astype(np.uint8)
-    under = np.where(y>jaw-8*r, cv2.erode(solid, disk(2*r)), cv2.erode(solid, disk(5*r))*(y>jaw-24*r)).astype(np.float32)
+    inner = cv2.erode(solid, disk(5*r))*(y>jaw-24*r)
+    under = np.where(y>jaw-8*r, cv2.erode(solid, disk(2*r)), inner).astype(np.float32)
     hidden = y<jaw+3*r
     colour = np.where(hidden[...,None], cv2.GaussianBlur(spread(colour, hidden), (0,0), 2*r), colour)
     alpha = np.where(y>jaw, alpha, cv2.GaussianBlur(under, (0,0), .8*r))
     uv,triangles = grid_mesh(alpha>.004, int(4*r))
     top,collar = landmarks[172,1]-6*r, landmarks[152,1]+38*r
     depth = project_points(np.array([[0,-.09,0.]]), rest, K)[1]
-    return Layer(colour, alpha, uv, triangles, unproject_points(uv, depth, rest, K), 1-smoothstep((uv[:,1]-top)/(collar-top)))
+    follow = 1-smoothstep((uv[:,1]-top)/(collar-top))
+    return Layer(colour, alpha, uv, triangles, unproject_points(uv, depth, rest, K), follow)
 
 # %% ../../nbs/14a_layers.ipynb #04-061
 PIVOT = np.array([0,-.06,-.06]) # m, head space
@@ -358,7 +363,7 @@ def turn_head(
     "The pose after turning and moving the head"
     yaw,pitch,roll,*shift = motion
     R = np.eye(3)
-    for axis,angle in zip(([0,1,0],[1,0,0],[0,0,1]), (yaw,pitch,roll)): R = R@cv2.Rodrigues(np.radians(angle)*np.float64(axis))[0]
+    for axis,angle in zip(np.eye(3)[[1,0,2]], np.radians((yaw,pitch,roll))): R = R@cv2.Rodrigues(angle*axis)[0]
     pivot = rest[:3,:3]@PIVOT + rest[:3,3]
     move = np.eye(4)
     move[:3,:3],move[:3,3] = R, pivot-R@pivot+shift

@@ -110,7 +110,8 @@ def lip_shapes(
     zero,pull = np.zeros_like(lips.q), .001*corner_pull(lips)
     front = .001*np.exp(-(lips.q/.9)**2 - (lips.middle/.013)**2)
     lift = np.where(lips.above, .001*np.exp(-(lips.q/.7)**2)*(1-smoothstep(lips.upper/.016)), 0)
-    return dict(wide=np.stack([pull, zero, zero], 1), pucker=np.stack([-pull, zero, front], 1), lift=np.stack([zero, lift, zero], 1))
+    moves = dict(wide=[pull,zero,zero], pucker=[-pull,zero,front], lift=[zero,lift,zero])
+    return {k:np.stack(v, 1) for k,v in moves.items()}
 
 # %% ../../nbs/14b_motion.ipynb #04-078
 def blink_shape(
@@ -134,7 +135,7 @@ def brow_shape(
     return np.stack([0*y, y, 0*y], 1)
 
 # %% ../../nbs/14b_motion.ipynb #04-079
-SHAPES = 'close', 'open', 'round', 'wide', 'pucker', 'lift', 'blink', 'brow' # Weights: 0..1 for close and blink, else mm
+SHAPES = 'close', 'open', 'round', 'wide', 'pucker', 'lift', 'blink', 'brow' # Weight: 0..1 (close, blink) or mm
 
 def build_shapes(
     points:np.ndarray, # [V,3] m
@@ -239,10 +240,11 @@ def head_motion(
         return (y-y.mean())/max(np.abs(y-y.mean()).max(), 1e-9)
     return np.stack([limit*sway() for limit in (10, 5, 4, .012, .005, .015)], 1)[:n_frames]
 
+# %% ../../nbs/14b_motion.ipynb #14b-blink
 def blink_track(
-    n_frames:int,              # T
+    n_frames:int,                     # T
     times=(1.3, 4.1, 6.9, 9.6, 11.4), # s, when the eyes are shut
-)->np.ndarray:                 # [T], 1 is closed
+)->np.ndarray:                        # [T], 1 is closed
     "Blinks of about five frames: quickly shut, slower open"
     t = np.arange(n_frames)/FPS - np.array(times)[:,None]
     return smoothstep(np.max([np.interp(o, [-.10,-.04,.02,.14], [0,1,1,0]) for o in t], 0))

@@ -34,8 +34,8 @@ def mouth_plane(
     rest:np.ndarray,      # [4,4]
     K:np.ndarray,         # [3,3] px
     n:int,                # Width of the texture, px
-)->tuple:                 # uv [V,2], triangles [F,3], points [V,3] m, head-space x and y of each texture pixel [n,n] m
-    "A plane behind the lips, and where its pixels are on the face"
+)->tuple:                # uv [V,2], triangles [F,3], points [V,3] m, x and y [n,n] m
+    "A plane behind the lips, and where on the face each pixel of its texture is (x and y in head space)"
     r,c = n/512,landmarks[13,:2]
     y,x = np.mgrid[:n,:n] + .5
     uv,triangles = grid_mesh((np.abs(x-c[0])<42*r)&(y>c[1]-18*r)&(y<c[1]+36*r), int(4*r))
@@ -112,7 +112,8 @@ def eye_layer(
     (x0,y0),(x1,y1) = p.min(0)-3*r, p.max(0)+3*r
     uv,triangles = grid_mesh((x>x0)&(x<x1)&(y>y0)&(y<y1), int(4*r))
     depth = project_points(face[curves[0]], rest, K)[1].mean() + .001
-    return Layer(image.astype(np.float32), np.ones((n,n), np.float32), uv, triangles, unproject_points(uv, depth, rest, K))
+    points = unproject_points(uv, depth, rest, K)
+    return Layer(image.astype(np.float32), np.ones((n,n), np.float32), uv, triangles, points)
 
 # %% ../../nbs/14_puppet.ipynb #04-092
 class Puppet(NamedTuple):
@@ -136,8 +137,10 @@ def cut_holes(
     openings:list, # Mouth, right eye, left eye
 )->Layer:
     "The head with holes for mouth and eyes, and a shadow along the lips"
-    head.cut = np.max([o.signed(head.points) for o in openings], 0)
-    lips,hit = rasterize_mesh(head.uv, np.ones(len(head.uv)), head.triangles, openings[0].signed(head.points)[:,None], *head.alpha.shape)
+    signed = [o.signed(head.points) for o in openings]
+    head.cut = np.max(signed, 0)
+    flat = np.ones(len(head.uv))
+    lips,hit = rasterize_mesh(head.uv, flat, head.triangles, signed[0][:,None], *head.alpha.shape)
     shadow = np.where(hit, smoothstep(1+lips[...,0]/.0013), 0)
     head.rgb = (head.rgb*(1-.38*shadow[...,None])).astype(np.float32)
     return head
@@ -156,13 +159,18 @@ def build_puppet(
     skin = find_skin(image, landmarks)
     colour,alpha,_ = matte_head(image, skin)
     jaw = portrait_jaw(landmarks, n)
+    depth_at = portrait_depth(skin, landmarks, rest, K)
     openings = [Opening(face[u], face[l], e) for (u,l),e in zip(CURVES, (.0012,0,0))]
-    head = cut_holes(head_layer(colour, alpha, jaw, portrait_depth(skin, landmarks, rest, K), rest, K), openings)
-    shapes = build_shapes(head.points, [o.is_above(head.points) for o in openings], openings, face)
-    return Puppet(size, scale, K, rest, face, clean_plate(image, skin), neck_layer(colour, alpha, jaw, landmarks, rest, K), head,
-        [eye_layer(image, landmarks, c, face, rest, K) for c in CURVES[1:]],
-        mouth_layers(image, openings[0], mouth_plane(landmarks, face, rest, K, n)),
-        shapes, build_shapes(face, landmark_sides(face, openings), openings, face))
+    head = cut_holes(head_layer(colour, alpha, jaw, depth_at, rest, K), openings)
+    above = [o.is_above(head.points) for o in openings]
+    return Puppet(size, scale, K, rest, face,
+        plate=clean_plate(image, skin),
+        neck=neck_layer(colour, alpha, jaw, landmarks, rest, K),
+        head=head,
+        eyes=[eye_layer(image, landmarks, c, face, rest, K) for c in CURVES[1:]],
+        inside=mouth_layers(image, openings[0], mouth_plane(landmarks, face, rest, K, n)),
+        shapes=build_shapes(head.points, above, openings, face),
+        face_shapes=build_shapes(face, landmark_sides(face, openings), openings, face))
 
 # %% ../../nbs/14_puppet.ipynb #04-097
 class Frame(NamedTuple):
@@ -246,19 +254,21 @@ def film_moment(
 
 # %% ../../nbs/14_puppet.ipynb #04-120
 def save_truth(
-    path,           # truth.npz
-    moments:list,   # T of `Moment`, frames may be dropped
+    path,             # truth.npz
+    moments:list,     # T of `Moment`, frames may be dropped
     puppet:Puppet,
     blink:np.ndarray, # [T]
-    phones:list,    # (phone, start s, end s)
+    phones:list,      # (phone, start s, end s)
 ):
     "Everything that was put into the clip"
     f,vm,lm,op = zip(*moments)
-    pack = lambda k: np.packbits(np.stack([getattr(o, k) for o in f]).reshape(len(f), -1), axis=1)
+    def pack(k): return np.packbits(np.stack([getattr(o, k) for o in f]).reshape(len(f), -1), axis=1)
     with whole(path) as tmp:
-        np.savez_compressed(tmp, viewmats=np.float32(vm), focal=np.float32(puppet.K[0,0]/puppet.scale), K=np.float32(pinhole(puppet.size)),
-            size=puppet.size, fps=FPS, mouth_opening=np.float32(op)[:,0], mouth_opening_mm=np.float32(op)[:,1], blink=np.float32(blink),
-            head_mask=pack('head'), mouth_mask=pack('mouth'), head_points=np.float32(puppet.face), landmarks=np.float16(lm),
+        np.savez_compressed(tmp, viewmats=np.float32(vm), focal=np.float32(puppet.K[0,0]/puppet.scale),
+            K=np.float32(pinhole(puppet.size)), size=puppet.size, fps=FPS,
+            mouth_opening=np.float32(op)[:,0], mouth_opening_mm=np.float32(op)[:,1], blink=np.float32(blink),
+            head_mask=pack('head'), mouth_mask=pack('mouth'),
+            head_points=np.float32(puppet.face), landmarks=np.float16(lm),
             phone_labels=np.array([p for p,_,_ in phones]), phone_times=np.float32([o[1:] for o in phones]))
 
 # %% ../../nbs/14_puppet.ipynb #04-122

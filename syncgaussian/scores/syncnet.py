@@ -4,12 +4,11 @@
 
 # %% auto #0
 __all__ = ['SOUND_LAYERS', 'LIP_LAYERS', 'SyncNetError', 'mfcc', 'face_squares', 'syncnet_crops', 'SyncNet', 'load_syncnet',
-           'syncnet_lips', 'syncnet_sounds', 'SyncNetScores', 'syncnet_scores']
+           'syncnet_lips', 'syncnet_sounds', 'syncnet_scores']
 
 # %% ../../nbs/09a_syncnet.ipynb #09a-imports
 import math
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from ..files import SyncGaussianError
 from ..assets import fetch_asset
+from .metrics import SlideScores, slide_scores
 
 # %% ../../nbs/09a_syncnet.ipynb #09-008
 class SyncNetError(SyncGaussianError, ValueError): "SyncNet cannot be used on this; the sentence says why"
@@ -26,11 +26,13 @@ class SyncNetError(SyncGaussianError, ValueError): "SyncNet cannot be used on th
 def _triangles(n=26, n_fft=512, rate=16000):
     "[26,257]: triangles evenly spaced in mel, with corners at whole Fourier bins"
     mel = np.linspace(0, 2595*math.log10(1+rate/2/700), n+2)
-    low, mid, high = (c[:,None] for c in np.lib.stride_tricks.sliding_window_view(np.floor((n_fft+1)*700*(10**(mel/2595)-1)/rate), 3).T)
+    bins = np.floor((n_fft+1)*700*(10**(mel/2595)-1)/rate)
+    low, mid, high = (c[:,None] for c in np.lib.stride_tricks.sliding_window_view(bins, 3).T)
     k = np.arange(n_fft//2+1)
     up, down = (k-low)/np.maximum(mid-low, 1), (high-k)/np.maximum(high-mid, 1)
     return np.where((k>=low)&(k<mid), up, 0) + np.where((k>=mid)&(k<high), down, 0)
 
+# %% ../../nbs/09a_syncnet.ipynb #09a-mfcc
 def mfcc(
     wave:np.ndarray, # 16 kHz mono [S] in [-1,1]
 )->np.ndarray:       # float64 [N,13], N = 1 + ceil((S-400)/160)
@@ -39,9 +41,11 @@ def mfcc(
     x = np.asarray(wave, np.float64)*32768
     x = np.append(x[0], x[1:]-.97*x[:-1])
     n = 1+max(0, math.ceil((len(x)-400)/160))
-    x = np.lib.stride_tricks.sliding_window_view(np.pad(x, (0, max(0, 160*(n-1)+400-len(x)))), 400)[::160][:n]
-    power, tiny = np.abs(np.fft.rfft(x, 512))**2/512, np.finfo(float).eps
-    out = dct(np.log(np.maximum(power@_triangles().T, tiny)), type=2, norm='ortho')[:,:13]*(1+11*np.sin(np.pi*np.arange(13)/22))
+    padded = np.pad(x, (0, max(0, 160*(n-1)+400-len(x))))
+    frames = np.lib.stride_tricks.sliding_window_view(padded, 400)[::160][:n]
+    power, tiny = np.abs(np.fft.rfft(frames, 512))**2/512, np.finfo(float).eps
+    bands = np.log(np.maximum(power@_triangles().T, tiny))
+    out = dct(bands, type=2, norm='ortho')[:,:13]*(1+11*np.sin(np.pi*np.arange(13)/22))
     out[:,0] = np.log(np.maximum(power.sum(1), tiny))
     return out
 
@@ -55,9 +59,11 @@ def face_squares(
     lo, hi = landmarks[...,:2].min(1), landmarks[...,:2].max(1)
     x = np.concatenate([(lo+hi)/2, (hi-lo).max(1, keepdims=True)/2], 1)
     r = median//2
-    cx, cy, half = np.median(np.lib.stride_tricks.sliding_window_view(np.pad(x, ((r,r),(0,0)), mode='edge'), median, 0), -1).T
+    padded = np.pad(x, ((r,r),(0,0)), mode='edge')
+    cx, cy, half = np.median(np.lib.stride_tricks.sliding_window_view(padded, median, 0), -1).T
     return np.stack([cx-half*(1+margin), cy-half, 2*half*(1+margin)], 1)
 
+# %% ../../nbs/09a_syncnet.ipynb #09a-crops
 def syncnet_crops(
     frames,             # Iterable of uint8 [H,W,3]
     squares:np.ndarray, # [T,3] left, top, side, px
@@ -84,10 +90,15 @@ def _tower(conv, norm, pool, layers):
 
 def _head(dim): return nn.Sequential(nn.Linear(512,512), nn.BatchNorm1d(512), nn.ReLU(), nn.Linear(512,dim))
 
-SOUND_LAYERS = ((1,64,3,1,1,1,1), (64,192,3,1,1,3,(1,2)), (192,384,3,1,1), (384,256,3,1,1), (256,256,3,1,1,3,(2,2)), (256,512,(5,4),1,0))
-LIP_LAYERS = ((3,96,(5,7,7),(1,2,2),0,(1,3,3),(1,2,2)), (96,256,(1,5,5),(1,2,2),(0,1,1),(1,3,3),(1,2,2),(0,1,1)), (256,256,(1,3,3),1,(0,1,1)),
-              (256,256,(1,3,3),1,(0,1,1)), (256,256,(1,3,3),1,(0,1,1),(1,3,3),(1,2,2)), (256,512,(1,6,6),1,0))
+# Channels in and out, kernel, stride, padding; then kernel and stride of a pool where there is one
+SOUND_LAYERS = ((1,64,3,1,1,1,1), (64,192,3,1,1,3,(1,2)), (192,384,3,1,1), (384,256,3,1,1),
+                (256,256,3,1,1,3,(2,2)), (256,512,(5,4),1,0))
+LIP_LAYERS = ((3,96,(5,7,7),(1,2,2),0,(1,3,3),(1,2,2)),
+              (96,256,(1,5,5),(1,2,2),(0,1,1),(1,3,3),(1,2,2),(0,1,1)),
+              (256,256,(1,3,3),1,(0,1,1)), (256,256,(1,3,3),1,(0,1,1)),
+              (256,256,(1,3,3),1,(0,1,1),(1,3,3),(1,2,2)), (256,512,(1,6,6),1,0))
 
+# %% ../../nbs/09a_syncnet.ipynb #09a-net
 class SyncNet(nn.Module):
     "SyncNet v2 in the published layout and names"
     def __init__(self, dim=1024):
@@ -112,9 +123,11 @@ def load_syncnet(
     "SyncNet with its published weights"
     path, net = path or fetch_asset('syncnet'), SyncNet()
     try: state = torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as e: raise SyncNetError(f'{path} is not a file of plain tensors ({type(e).__name__}): get the published syncnet_v2.model again.') from e
+    except Exception as e:
+        raise SyncNetError(f'{path} is not a file of plain tensors ({type(e).__name__}): get the published syncnet_v2.model again.') from e
     mine = net.state_dict()
-    wrong = [k for k in mine if 'num_batches' not in k and (k not in state or state[k].shape != mine[k].shape)]+[k for k in state if k not in mine]
+    lacking = [k for k in mine if 'num_batches' not in k and (k not in state or state[k].shape != mine[k].shape)]
+    wrong = lacking + [k for k in state if k not in mine]
     if wrong: raise SyncNetError(f'{path} is not SyncNet v2: {wrong[0]} is missing, unknown or of another shape.')
     net.load_state_dict(state, strict=False)
     return net.eval().requires_grad_(False)
@@ -128,10 +141,14 @@ def syncnet_lips(
 )->Tensor:            # [T-5,1024]
     "Vectors of every five frames"
     if len(crops) < 6: raise SyncNetError(f'SyncNet needs more than 5 frames, got {len(crops)}.')
-    device, windows = next(net.parameters()).device, np.lib.stride_tricks.sliding_window_view(crops[...,::-1], 5, 0)[:len(crops)-5] # [T-5,224,224,3,5]
-    pieces = (torch.from_numpy(np.ascontiguousarray(windows[i:i+batch])).to(device).permute(0,3,4,1,2).float() for i in range(0, len(windows), batch))
-    return torch.cat([net.see(x).cpu() for x in pieces])
+    device, out = next(net.parameters()).device, []
+    windows = np.lib.stride_tricks.sliding_window_view(crops[...,::-1], 5, 0)[:len(crops)-5] # [T-5,224,224,3,5], BGR
+    for i in range(0, len(windows), batch):
+        x = torch.from_numpy(np.ascontiguousarray(windows[i:i+batch])).to(device)
+        out.append(net.see(x.permute(0,3,4,1,2).float()).cpu())
+    return torch.cat(out)
 
+# %% ../../nbs/09a_syncnet.ipynb #09a-sounds
 @torch.no_grad()
 def syncnet_sounds(
     net:SyncNet,
@@ -144,20 +161,9 @@ def syncnet_sounds(
     return net.hear(x.to(next(net.parameters()).device)).cpu()
 
 # %% ../../nbs/09a_syncnet.ipynb #09-028
-class SyncNetScores(NamedTuple):
-    "The published scores"
-    confidence:float # Sync-C: median minus smallest mean distance
-    error:float      # Sync-E: smallest mean distance
-    offset:int       # Frames by which the lips come later than the sound
-    curve:np.ndarray # Mean distance for sound -15..15 frames after the lips
-
 def syncnet_scores(
-    lips:Tensor,  # [T,D]
-    sound:Tensor, # [T,D]
-    max_shift=15,
-)->SyncNetScores:
+    lips:Tensor,  # [T,1024], from `syncnet_lips`
+    sound:Tensor, # [T,1024], from `syncnet_sounds`
+)->SlideScores:   # Its confidence is Sync-C, its distance Sync-E
     "Sync-C and Sync-E of a video's vectors (paper 4.2)"
-    t = min(len(lips), len(sound))
-    padded = F.pad(sound[:t], (0,0,max_shift,max_shift))
-    curve = torch.stack([F.pairwise_distance(lips[:t], padded[s:s+t]).mean() for s in range(2*max_shift+1)])
-    return SyncNetScores((curve.median()-curve.min()).item(), curve.min().item(), max_shift-int(curve.argmin()), curve.numpy())
+    return slide_scores(lips, sound, pad=True)

@@ -35,7 +35,8 @@ def png_bytes(
     "A small PNG of a picture"
     image = image if isinstance(image, Image.Image) else Image.fromarray(to_uint8(image))
     file = io.BytesIO()
-    image.convert('RGB').quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(file, 'png', optimize=True)
+    few = image.convert('RGB').quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    few.save(file, 'png', optimize=True)
     return file.getvalue()
 
 # %% ../../nbs/03a_pictures.ipynb #03-011
@@ -68,6 +69,7 @@ def image_grid(
     SmallCanvas(fig)
     return fig
 
+# %% ../../nbs/03a_pictures.ipynb #03a-plots
 def subplots(*args, **kwargs):
     "matplotlib's `subplots`, stored with 256 colours like `image_grid`: half the bytes of a plot"
     fig, axes = plt.subplots(*args, **kwargs)
@@ -96,7 +98,7 @@ def wipe_pictures(
     a[:,x:] = b[:,x:]
     return a
 
-# %% ../../nbs/03a_pictures.ipynb #03-010
+# %% ../../nbs/03a_pictures.ipynb #2400fcde
 def figure_png(
     fig, # A matplotlib figure
 )->bytes:
@@ -115,7 +117,7 @@ def scaled(
     lo, hi = np.nanmin(values), np.nanmax(values)
     return (values-lo)/max(hi-lo, 1e-9)
 
-# %% ../../nbs/03a_pictures.ipynb #03-011
+# %% ../../nbs/03a_pictures.ipynb #43d1da5a
 def plot_curves(
     curves:dict,          # Name -> values [n]
     first=0, dx=1.,       # Number of the first sample; length of a step on the axis
@@ -142,10 +144,12 @@ def picture_row(
     def figure(image, title):
         image, title = to_uint8(image), html.escape(title)
         source = base64.b64encode(png_bytes(image)).decode()
-        return (f'<figure style="margin:0;max-width:100%;width:{round(height*image.shape[1]/image.shape[0])}px"><figcaption style="line-height:1.4">{title}</figcaption>'
+        width = round(height*image.shape[1]/image.shape[0])
+        return (f'<figure style="margin:0;max-width:100%;width:{width}px">'
+                f'<figcaption style="line-height:1.4">{title}</figcaption>'
                 f'<img alt="{title}" src="data:image/png;base64,{source}" style="width:100%;display:block"></figure>')
-    return ('<div class="sg-pictures" style="display:flex;flex-wrap:wrap;gap:8px 12px;color:var(--jp-ui-font-color1,inherit)">'
-            +''.join(map(figure, images, titles))+'</div>')
+    style = 'display:flex;flex-wrap:wrap;gap:8px 12px;color:var(--jp-ui-font-color1,inherit)'
+    return f'<div class="sg-pictures" style="{style}">'+''.join(map(figure, images, titles))+'</div>'
 
 # %% ../../nbs/03a_pictures.ipynb #03-074
 def signed_colors(

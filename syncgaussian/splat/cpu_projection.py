@@ -40,7 +40,7 @@ def run_workers(kernel, pieces, *args):
     if n==1: return kernel(0, 1, *args)
     parts = [thread_pool(os.getpid(), n-1).submit(kernel, k, n, *args) for k in range(1, n)]
     kernel(0, n, *args)
-    for compiled_part in parts: compiled_part.result()
+    for part in parts: part.result()
 
 # %% ../../nbs/02b_cpu_projection.ipynb #02-019
 CHUNK = 256  # Gaussians projected at a time

@@ -116,15 +116,15 @@ def sort_into_tiles(means2d, depths, radii, width, height):
 
 # %% ../../nbs/02c_cpu_tiles.ipynb #02-045
 LANES = 8                 # Pixels drawn at a time
-_ROW = TILE_W + LANES      # Floats of one tile row; the last eight are never shown
-_PLANE = _ROW*TILE_H        # Floats of one tile
+_ROW = TILE_W + LANES     # Floats of one tile row; the last eight are never shown
+_PLANE = _ROW*TILE_H      # Floats of one tile
 _f32, _u64 = np.float32, np.uint64
 
 @fast_part
 def exp_neg(
     s, # 0 to 6
 ):
-    "exp(-s) to 1e-6 relative: a polynomial for exp(-s/8), squared three times"
+    "exp(-s), wrong by 1e-6 at most: a polynomial for exp(-s/8), squared three times"
     t = s*_f32(-1/8)
     e = _f32(1/720)
     for c in (_f32(1/120), _f32(1/24), _f32(1/6), _f32(1/2), _f32(1), _f32(1)): e = e*t + c
@@ -369,7 +369,7 @@ class DrawCPU(torch.autograd.Function):
     @staticmethod
     def forward(ctx, means2d, shapes, opacities, colors, depths, radii, width, height):
         means2d, shapes, opacities, colors, depths, radii = arrays(means2d, shapes, opacities, colors, depths, radii)
-        (B, N), D = depths.shape, colors.shape[-1]
+        B, D = len(depths), colors.shape[-1]
         tiles = sort_into_tiles(means2d, depths, radii, width, height)
         out, T, last = (np.empty((B,height,width)+d, np.float32) for d in ((D,), (), ()))
         inputs = pack_splats(means2d, shapes, opacities), colors, (_f32(0),)*D

@@ -34,8 +34,9 @@ def ply_fields(
     n_rest:int, # Higher colour terms a Gaussian, 0, 9, 24 or 45
 )->list:        # Names of the floats of one Gaussian, in file order
     "The columns of a 3DGS .ply file"
-    numbered = lambda name,n: [f'{name}_{i}' for i in range(n)]
-    return [*'xyz', *numbered('f_dc',3), *numbered('f_rest',n_rest), 'opacity', *numbered('scale',3), *numbered('rot',4)]
+    def numbered(name,n): return [f'{name}_{i}' for i in range(n)]
+    colors = numbered('f_dc',3) + numbered('f_rest',n_rest)
+    return [*'xyz', *colors, 'opacity', *numbered('scale',3), *numbered('rot',4)]
 
 # %% ../../nbs/02d_gaussian_files.ipynb #02-065
 @torch.no_grad()

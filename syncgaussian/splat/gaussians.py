@@ -85,9 +85,15 @@ def look_at(
     K = R.new_tensor([[f,0,width/2],[0,f,height/2],[0,0,1]])
     return Camera(viewmats, K.repeat(len(R),1,1), width, height)
 
-# %% ../../nbs/02_gaussians.ipynb #02-022
-NEAR, FAR, LOW_PASS, MIN_ALPHA, MAX_ALPHA, MIN_T = 0.01, 1e10, 0.3, 1/255, 0.999, 1e-4
+# %% ../../nbs/02_gaussians.ipynb #02-limits
+NEAR = 0.01       # World units (metres). Nearer than a centimetre, dividing by the depth explodes
+FAR = 1e10        # World units. No scene is that deep: only infinity is cut off
+LOW_PASS = 0.3    # Pixels^2, added to both axes. A blob far smaller than a pixel still reaches a pixel's centre
+MIN_ALPHA = 1/255 # Opacity. Less than one step of an 8-bit picture counts as nothing
+MAX_ALPHA = 0.999 # Opacity. The gradient divides by 1-alpha, so nothing may be quite opaque
+MIN_T = 1e-4      # Share of the light that is left. What lies behind changes a pixel by a fortieth of such a step
 
+# %% ../../nbs/02_gaussians.ipynb #02-022
 class Projection(NamedTuple):
     "What B cameras see of N Gaussians"
     means2d:Tensor # Centres [B,N,2], pixels
@@ -160,7 +166,7 @@ def splat_alphas(
     height:int,       # Picture height, pixels
 )->Tensor:            # Projected opacities [B,N,H,W], 0 where below 1/255
     "Evaluate every Gaussian at every pixel: B*N*H*W numbers"
-    at = lambda n: torch.arange(n).to(seen.means2d)+.5
+    def at(n): return torch.arange(n).to(seen.means2d)+.5
     dx = (at(width) - seen.means2d[...,:1])[...,None,:]
     dy = (at(height) - seen.means2d[...,1:])[...,:,None]
     xx, xy, yy = seen.conics[...,None,None].unbind(2)

@@ -45,11 +45,12 @@ def rasterize_gsplat(means, quats, scales, opacities, colors, viewmats, Ks, widt
     from gsplat import rasterization
     (B, N), D = (len(viewmats), means.shape[1]), colors.shape[-1]
     if B*N==0:
-        zeros = lambda *shape: means.new_zeros(B, *shape) + 0*(means.sum() + colors.sum())
+        def zeros(*shape): return means.new_zeros(B, *shape) + 0*(means.sum() + colors.sum())
         info = dict(means2d=zeros(N,2).detach(), radii=zeros(N).int(), depths=zeros(N))
         return zeros(height,width,D), zeros(height,width,1), info
     inputs = [x.float().expand(B, *x.shape[1:]).contiguous() for x in (means, quats, scales, opacities, colors)]
-    if B>1 and N%32 and (N<32 or viewmats.requires_grad): inputs = [fill_warps(x, 0 if x.ndim==2 else 1) for x in inputs]
+    if B>1 and N%32 and (N<32 or viewmats.requires_grad):
+        inputs = [fill_warps(x, 0 if x.ndim==2 else 1) for x in inputs]
     cameras = viewmats[:,None].float(), Ks[:,None].float(), width, height
     out, alphas, meta = rasterization(*inputs, *cameras, packed=False)
     radii, centers = meta['radii'][:,0,:N].amax(-1), meta['means2d']
@@ -101,7 +102,7 @@ def rasterize(
     height:int,              # Picture height, pixels
     backgrounds:Tensor=None, # Seen where light is left [B,D]
     backend:str=None,        # 'reference', 'cpu' or 'gsplat'; default: gsplat for CUDA tensors, else cpu
-)->tuple:                    # Colours [B,H,W,D] (alpha-weighted), alphas [B,H,W,1], info (means2d [B,N,2], radii, depths)
+)->tuple: # Colours [B,H,W,D] (alpha-weighted), alphas [B,H,W,1], info (means2d [B,N,2], radii, depths)
     "Draw Gaussians, differentiably in all but Ks; `means2d.grad` is there after backward (paper, Eq. 2 and 3)"
     draw = pick_backend(backend, means.is_cuda)
     B, N, D = len(viewmats), means.shape[-2], colors.shape[-1]

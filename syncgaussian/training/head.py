@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['NOSE', 'HEAD_VERSION', 'reference_frame', 'head_depth', 'surface_gaussians', 'cube_gaussians', 'mouth_gaussians',
-           'pick_device', 'render', 'TalkingHead', 'init_head', 'closed_frames', 'paint', 'over_colour', 'inside_rect',
-           'load_parameters', 'save_head', 'load_head']
+           'render', 'TalkingHead', 'init_head', 'closed_frames', 'paint', 'over_colour', 'inside_rect', 'save_head',
+           'load_parameters', 'load_head', 'pick_device']
 
 # %% ../../nbs/10b_head.ipynb #10b-imports
 import math
@@ -28,7 +28,7 @@ from ..clip.folder import Clip, backdrop_video
 from ..pose.stable import HeadPose
 from ..pose.geometry import project_points, unproject_points
 from ..preparation import feature_names
-from ..encoder import SyncEnhancedEncoder
+from ..encoder import encoder_from_config
 from ..deformation import FaceMotionField, MouthMotionField, deform, fuse
 from ..scores.metrics import reconstruction_loss
 from .data import TrainingData, TrainingError, full_expression
@@ -72,29 +72,24 @@ def surface_gaussians(data:TrainingData, cfg:SyncGaussianConfig, rng:np.random.G
 
 def cube_gaussians(n:int, cfg:SyncGaussianConfig, rng:np.random.Generator)->Gaussians:
     "Grey random points in [-0.1, 0.1]^3 m (TalkingGaussian)"
-    points = torch.as_tensor(rng.uniform(-0.1, 0.1, (n,3)), dtype=torch.float32)
-    return Gaussians.from_points(points, torch.full((n,3), 0.5), scale=0.2/n**(1/3), opacity=0.1, sh_degree=cfg.sh_degree)
+    points, grey = torch.as_tensor(rng.uniform(-0.1, 0.1, (n,3)), dtype=torch.float32), torch.full((n,3), 0.5)
+    return Gaussians.from_points(points, grey, scale=0.2/n**(1/3), opacity=0.1, sh_degree=cfg.sh_degree)
 
+# %% ../../nbs/10b_head.ipynb #10b-mouth-code
 def mouth_gaussians(data:TrainingData, cfg:SyncGaussianConfig, rng:np.random.Generator)->Gaussians:
     "A slab of points behind the lips, coloured like the inside of the widest open mouths"
     lips = data.pose.verts[list(OUTER_LIPS)]
     lo, hi = lips.min(0), lips.max(0)
     lo, hi = lo-[0, 0.012, 0.016], np.array([hi[0], hi[1], lips[:,2].mean()-0.004])
-    points = rng.uniform(lo, hi, (cfg.n_mouth,3))
+    points = torch.as_tensor(rng.uniform(lo, hi, (cfg.n_mouth,3)), dtype=torch.float32)
     wide = torch.as_tensor(data.opening.argsort()[-max(3, len(data)//20):].copy(), device=data.device)
     inside = data.rgb[wide][data.labels[wide]==LABELS['mouth']].float().cpu()/255
     if not len(inside): raise TrainingError("the mouth is never open in the training frames: nothing to learn its inside from")
     colours = inside[torch.as_tensor(rng.integers(0, len(inside), cfg.n_mouth))]
     scale = 0.6*((hi-lo).prod()/cfg.n_mouth)**(1/3)
-    return Gaussians.from_points(torch.as_tensor(points, dtype=torch.float32), colours, scale=scale, opacity=0.3, sh_degree=cfg.sh_degree)
+    return Gaussians.from_points(points, colours, scale=scale, opacity=0.3, sh_degree=cfg.sh_degree)
 
 # %% ../../nbs/10b_head.ipynb #10-038
-def pick_device(
-    device:str=None, # As asked for, or None
-)->str:
-    "The device that was asked for; else 'cuda' where there is one"
-    return device or ('cuda' if torch.cuda.is_available() else 'cpu')
-
 def render(
     gaussians:Gaussians,
     camera:Camera,          # B cameras
@@ -110,6 +105,7 @@ def render(
                                  camera.width, camera.height, backend=backend)
     return Rendering(out[..., :3], alpha, out[..., 3:], info)
 
+# %% ../../nbs/10b_head.ipynb #10b-head
 class TalkingHead(nn.Module):
     "Face and inside-mouth Gaussians, moved by what the encoder hears (Fig. 2)"
     def __init__(self,
@@ -122,36 +118,43 @@ class TalkingHead(nn.Module):
         super().__init__()
         self.cfg, self.face, self.mouth, self.hu_shape, self.bound = cfg, face, mouth, tuple(hu_shape), float(bound)
         self.border = border
-        self.encoder = SyncEnhancedEncoder(hu_dim=hu_shape[1], hu_window=hu_shape[0], audio_dim=cfg.audio_dim, window=cfg.window,
-            rounds=cfg.rounds, use_hu=cfg.use_hu, use_ave=cfg.use_ave, use_sync_adaption=cfg.use_sync_adaption,
-            shared_match_attention=cfg.shared_match_attention, stop_gradient=cfg.stop_gradient)
-        self.face_field = FaceMotionField(audio_dim=cfg.audio_dim, expression_dim=7+8*cfg.gaze, raw_dim=2+8*cfg.gaze, hidden=cfg.face_hidden,
-                                         levels=cfg.levels, bound=bound, finest=cfg.face_cells*bound, border=border)
+        self.encoder = encoder_from_config(cfg, hu_shape)
+        self.face_field = FaceMotionField(audio_dim=cfg.audio_dim, expression_dim=7+8*cfg.gaze, raw_dim=2+8*cfg.gaze,
+            hidden=cfg.face_hidden, levels=cfg.levels, bound=bound, finest=cfg.face_cells*bound, border=border)
         self.mouth_field = MouthMotionField(audio_dim=cfg.audio_dim, levels=cfg.levels, bound=bound, finest=384*bound)
         for name in ('closed', 'usual'): self.register_buffer(name, torch.zeros(cfg.audio_dim))
         self.mouth_shape = nn.Linear(cfg.audio_dim, 5)
 
-    def listen(self, hu, ave, silence=None, articulation=1.):
-        "Speech windows [B,8,W,D], [B,8,1,512] -> what the encoder makes of them, `articulation` times as far from its usual answer; where `silence` [B] is 1, the closed mouth"
-        out = self.encoder(hu, ave)
-        if articulation!=1: out = out._replace(a=self.usual+articulation*(out.a-self.usual))
-        return out if silence is None else out._replace(a=out.a+(self.closed-out.a)*silence[:, None])
+# %% ../../nbs/10b_head.ipynb #10b-forward-code
+@patch
+def listen(self:TalkingHead,
+    hu:Tensor, ave:Tensor,   # Speech windows [B,8,W,D], [B,8,1,512]
+    silence:Tensor=None,     # [B]; 1: the closed mouth
+    articulation:float=1.,   # How far from the encoder's usual answer; 1: as it is
+):                           # `EncoderOutput`
+    "What the encoder makes of speech"
+    out = self.encoder(hu, ave)
+    if articulation!=1: out = out._replace(a=self.usual+articulation*(out.a-self.usual))
+    return out if silence is None else out._replace(a=out.a+(self.closed-out.a)*silence[:, None])
 
-    def render_face(self, camera, a=None, e=None, attention=False):
-        "Face branch; without `a` the canonical face"
-        motion = None if a is None else self.face_field(self.face.means, a, e)
-        extra = motion.attention if attention and motion is not None else None
-        return render(self.face, camera, motion, extra), motion
+@patch
+def render_face(self:TalkingHead, camera:Camera, a=None, e=None, attention=False):
+    "Face branch; without `a` the canonical face"
+    motion = None if a is None else self.face_field(self.face.means, a, e)
+    extra = motion.attention if attention and motion is not None else None
+    return render(self.face, camera, motion, extra), motion
 
-    def render_mouth(self, camera, a=None):
-        "Inside-mouth branch; without `a` the canonical one"
-        motion = None if a is None else self.mouth_field(self.mouth.means, a)
-        return render(self.mouth, camera, motion), motion
+@patch
+def render_mouth(self:TalkingHead, camera:Camera, a=None):
+    "Inside-mouth branch; without `a` the canonical one"
+    motion = None if a is None else self.mouth_field(self.mouth.means, a)
+    return render(self.mouth, camera, motion), motion
 
-    def forward(self, camera, hu, ave, e, backdrop):
-        "Speech and expression [B] over backdrops [B,H,W,3] -> frames [B,H,W,3] (Eq. 6)"
-        a = self.listen(hu, ave).a
-        return fuse(self.render_face(camera, a, e)[0], self.render_mouth(camera, a)[0], backdrop)
+@patch
+def forward(self:TalkingHead, camera:Camera, hu, ave, e, backdrop):
+    "Speech and expression [B] over backdrops [B,H,W,3] -> frames [B,H,W,3] (Eq. 6)"
+    a = self.listen(hu, ave).a
+    return fuse(self.render_face(camera, a, e)[0], self.render_mouth(camera, a)[0], backdrop)
 
 # %% ../../nbs/10b_head.ipynb #10-040
 @patch
@@ -181,7 +184,8 @@ def init_head(data:TrainingData, cfg:SyncGaussianConfig)->TalkingHead:
     mouth = mouth_gaussians(data, cfg, rng)
     bound = 1.1*face.means.detach().abs().quantile(0.99).item()
     border = float(data.pose.verts[NOSE, 1]) if cfg.part_halves else None
-    head = TalkingHead(cfg, face, mouth, data.hu.shape[1:], bound, border).attach_scene(data.clip, data.pose).to(data.device)
+    head = TalkingHead(cfg, face, mouth, data.hu.shape[1:], bound, border)
+    head.attach_scene(data.clip, data.pose).to(data.device)
     head.encoder.fit_inputs(data.hu[data.at], data.ave[data.at])
     return head
 
@@ -200,13 +204,14 @@ def closed_frames(
 @torch.no_grad()
 def learn_closed(self:TalkingHead, data:TrainingData)->TalkingHead:
     "Remember what the encoder says where this person's lips are closed"
+    def hear(i): return torch.cat([self.listen(*data.speech(k)).a for k in i.split(64)])
     width = data.shape[:, 1].cpu().numpy()
     usual = data.found & (abs(width-np.median(width[data.found])) < 1)
     i = torch.as_tensor(closed_frames(data.opening, usual if usual.any() else data.found), device=data.device)
-    hear = lambda i: torch.cat([self.listen(*data.speech(k)).a for k in i.split(64)])
     a, usually = hear(i), hear(torch.arange(0, len(data), 4, device=data.device)).mean(0)
     if self.cfg.lambda_shape: a = a[self.mouth_shape(a)[:, 0].argsort()[:max(8, len(a)//4)]]
-    self.closed.copy_(a.mean(0) + (a.mean(0)-usually)/3), self.usual.copy_(usually)
+    self.closed.copy_(a.mean(0) + (a.mean(0)-usually)/3)
+    self.usual.copy_(usually)
     return self
 
 # %% ../../nbs/10b_head.ipynb #10-054
@@ -256,16 +261,15 @@ def mouth_loss(self:TalkingHead, data:TrainingData, i:Tensor, a, colour:Tensor):
     fill = ((1-r.alpha[..., 0])*rect).mean() + (r.alpha[..., 0]*~rect).mean()
     return reconstruction_loss(shown, target, self.cfg.lambda_dssim) + 1e-2*fill, r
 
-# %% ../../nbs/10b_head.ipynb #10-081
-def load_parameters(head:TalkingHead, tensors:dict):
-    "Load a state dict whose clouds may have another number of Gaussians"
-    for branch in ('face', 'mouth'):
-        g = getattr(head, branch)
-        for name, p in list(g.named_parameters()): setattr(g, name, nn.Parameter(torch.empty_like(tensors[f'{branch}.{name}'], device=p.device)))
-    head.load_state_dict(tensors)
-
 # %% ../../nbs/10b_head.ipynb #10-086y
 HEAD_VERSION = 4
+
+def _head_info(head:TalkingHead, clip:Clip)->dict:
+    "What a head is and what it was trained on"
+    return dict(version=HEAD_VERSION, config=head.cfg.to_dict(), size=head.size, box=head.box, hu_shape=head.hu_shape,
+        bound=head.bound, border=head.border, gaussians=dict(face=len(head.face.means), mouth=len(head.mouth.means)),
+        n_frames=len(head.viewmats), features=feature_names(head.cfg),
+        source=clip.manifest.data.get('source', {}).get('name'), library=__version__, torch=torch.__version__)
 
 def save_head(
     head:TalkingHead,
@@ -276,15 +280,33 @@ def save_head(
     "Write a head's folder; `head.safetensors` comes last and marks it complete"
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
-    info = dict(version=HEAD_VERSION, config=head.cfg.to_dict(), size=head.size, box=head.box, hu_shape=head.hu_shape, bound=head.bound, border=head.border,
-        gaussians=dict(face=len(head.face.means), mouth=len(head.mouth.means)), n_frames=len(head.viewmats), features=feature_names(head.cfg),
-        source=clip.manifest.data.get('source', {}).get('name'), library=__version__, torch=torch.__version__, **(record or {}))
-    for source, name in ((clip.dir/f'{feature_names(head.cfg)[1]}.safetensors', 'ave.safetensors'), (backdrop_video(clip), 'backdrop.mp4')):
+    info = _head_info(head, clip) | (record or {})
+    ave = clip.dir/f'{feature_names(head.cfg)[1]}.safetensors'
+    for source, name in ((ave, 'ave.safetensors'), (backdrop_video(clip), 'backdrop.mp4')):
         with whole(out/name) as tmp: shutil.copyfile(source, tmp)
-    save_json(out/'head.json', info) # The same as inside head.safetensors, for people and other programs; the library reads the latter
+    save_json(out/'head.json', info)
     write_tensors(out/'head.safetensors', head.state_dict(), info)
     return out
 
+# %% ../../nbs/10b_head.ipynb #10-081
+def load_parameters(head:TalkingHead, tensors:dict):
+    "Load a state dict whose clouds may have another number of Gaussians"
+    for branch in ('face', 'mouth'):
+        g = getattr(head, branch)
+        for name, p in list(g.named_parameters()):
+            setattr(g, name, nn.Parameter(torch.empty_like(tensors[f'{branch}.{name}'], device=p.device)))
+    head.load_state_dict(tensors)
+
+def _blank_head(info:dict)->TalkingHead:
+    "A head as `info` describes it, with one Gaussian a cloud"
+    cfg = SyncGaussianConfig(**info['config'])
+    def one():
+        point, grey = torch.zeros(1,3), torch.zeros(1,3)
+        return Gaussians.from_points(point, grey, scale=1., opacity=0.5, sh_degree=cfg.sh_degree)
+
+    return TalkingHead(cfg, one(), one(), info['hu_shape'], info['bound'], info['border'])
+
+# %% ../../nbs/10b_head.ipynb #10b-load-code
 def load_head(
     path:Path,           # Folder of a trained head
     device:str='cpu',
@@ -295,10 +317,14 @@ def load_head(
         raise TrainingError(f"{path}: no trained head (head.safetensors is missing); make one with `syncgaussian train CLIP -o {path}`")
     tensors, info = read_tensors(path/'head.safetensors', TrainingError)
     if info['version']!=HEAD_VERSION: raise TrainingError(f"{path}: a head of version {info['version']}, this library reads {HEAD_VERSION}; train it again")
-    cfg = SyncGaussianConfig(**info['config'])
-    empty = lambda: Gaussians.from_points(torch.zeros(1,3), torch.zeros(1,3), scale=1., opacity=0.5, sh_degree=cfg.sh_degree)
-    head = TalkingHead(cfg, empty(), empty(), info['hu_shape'], info['bound'], info['border'])
+    head = _blank_head(info)
     for name in ('viewmats', 'expression', 'K'): head.register_buffer(name, torch.empty_like(tensors[name]))
     load_parameters(head, tensors)
     head.box, head.size, head.info, head.dir = tuple(info['box']), info['size'], info, path
     return head.to(device).eval()
+
+def pick_device(
+    device:str=None, # As asked for, or None
+)->str:
+    "The device that was asked for; else 'cuda' where there is one"
+    return device or ('cuda' if torch.cuda.is_available() else 'cpu')

@@ -30,11 +30,14 @@ from .densify import Densifier
 # %% ../../nbs/10_training.ipynb #10-068
 def gaussian_optimizer(g:Gaussians, bound:float, batch:int, short:float, colours_only:bool=False):
     "Adam over a cloud's parameters, one named group each; `short` > 1 raises the rates of short schedules"
-    rates = dict(means=1.6e-4*bound*short, quats=1e-3*short, log_scales=3e-3*short, logit_opacities=2e-2*short, sh0=2.5e-3*short, shN=1.25e-4*short)
+    rates = dict(means=1.6e-4*bound*short, quats=1e-3*short, log_scales=3e-3*short, logit_opacities=2e-2*short,
+                 sh0=2.5e-3*short, shN=1.25e-4*short)
     if colours_only: rates = dict(sh0=2.5e-3, shN=2.5e-4)
-    groups = [dict(params=[p], lr=rates[k]*batch**.5, name=k) for k,p in g.named_parameters() if k in rates and p.numel()]
+    used = {k:p for k,p in g.named_parameters() if k in rates and p.numel()}
+    groups = [dict(params=[p], lr=rates[k]*batch**.5, name=k) for k,p in used.items()]
     return torch.optim.Adam(groups, eps=1e-15, betas=(0.9, 0.99), fused=True)
 
+# %% ../../nbs/10_training.ipynb #10-068b
 def network_optimizer(head:TalkingHead, cfg:SyncGaussianConfig, short:float):
     "AdamW over planes (fast), fields and encoder"
     nets = [(n, p) for n, p in head.named_parameters() if not n.startswith(('face.', 'mouth.'))]
@@ -42,9 +45,10 @@ def network_optimizer(head:TalkingHead, cfg:SyncGaussianConfig, short:float):
     encoder = [p for n, p in nets if n.startswith('encoder.')]
     others = [p for n, p in nets if 'plane' not in n and not n.startswith('encoder.')]
     scale = short*cfg.batch**.5
-    return torch.optim.AdamW([dict(params=planes, lr=cfg.lr_planes*scale, name='planes'), dict(params=others, lr=cfg.lr_networks*scale, name='networks'),
-                              dict(params=encoder, lr=cfg.lr_networks*scale, name='encoder', weight_decay=cfg.encoder_decay)],
-                             betas=(0.9, 0.99), weight_decay=0., fused=True)
+    groups = [dict(params=planes, lr=cfg.lr_planes*scale, name='planes'),
+              dict(params=others, lr=cfg.lr_networks*scale, name='networks'),
+              dict(params=encoder, lr=cfg.lr_networks*scale, name='encoder', weight_decay=cfg.encoder_decay)]
+    return torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=0., fused=True)
 
 def set_rates(optimizer, progress:float):
     "Cosine decay of every group's rate from 1 to 0.1"
@@ -58,30 +62,17 @@ class Trainer:
     stages = ('canonical', 'motion', 'colour')
     def __init__(self, head:TalkingHead, data:TrainingData, cfg:SyncGaussianConfig):
         self.head, self.data, self.cfg = head, data, cfg
-        self.steps = {s:math.ceil(getattr(cfg, f)/cfg.batch) for s,f in zip(self.stages, ('canonical_frames','motion_frames','finetune_frames'))}
-        self.total, self.done, self.history, self.seconds, self.seen = sum(self.steps.values()), 0, [], 0., {}
-        self.lip_centres = ((data.rects[:, :2]+data.rects[:, 2:])/2).cpu().numpy()
-        self.short = float(np.clip((20_000/max(1, cfg.motion_frames))**.5, 1, 3))
+        frames = (cfg.canonical_frames, cfg.motion_frames, cfg.finetune_frames)
+        self.steps = {s:math.ceil(n/cfg.batch) for s,n in zip(self.stages, frames)}
+        self.total, self.done, self.history, self.seconds = sum(self.steps.values()), 0, [], 0.
+        self.short = float(np.clip((20_000/max(1, cfg.motion_frames))**.5, 1, 3)) # Short schedules take larger steps
         self.geometry_frames = (self.steps['canonical']+self.steps['motion'])*cfg.batch
-        self.spread = [x[data.at].std((0,1)) for x in (data.hu, data.ave)]
         self.densifiers = {b:Densifier(getattr(head, b), cfg, self.geometry_frames) for b in ('face', 'mouth')}
-        self._optimizers(), self._schedule()
-
-    def _optimizers(self, colours_only=False):
-        h, c = self.head, self.cfg
-        short = self.short if not colours_only else 1.
-        self.opt = {b:gaussian_optimizer(getattr(h, b), h.bound, c.batch, short, colours_only) for b in ('face', 'mouth')}
-        if not colours_only: self.opt['nets'] = network_optimizer(h, c, short)
-
-    def _schedule(self):
-        d, c = self.data, self.cfg
-        rng = np.random.default_rng(c.seed)
-        draw = lambda metric, s, share, **kw: sample_schedule(metric, self.steps[s]*c.batch, share, rng, d.found, **kw)
-        face = [draw(d.opening, 'canonical', 1.), draw(d.blink, 'motion', c.window_share), draw(d.blink, 'colour', 0.)]
-        face[1] = repeat_closed_eyes(face[1], d.blink, d.found, c.blink_share, rng)
-        mouth = [draw(d.opening, 'canonical', 1., downward=True), draw(d.opening, 'motion', c.window_share, downward=True), draw(d.opening, 'colour', 0.)]
-        self.frames = {b:torch.as_tensor(np.concatenate(x).reshape(-1, c.batch), device=d.device) for b, x in (('face', face), ('mouth', mouth))}
-        self.colours = torch.as_tensor(rng.random((self.total, c.batch, 3)), dtype=torch.float32, device=d.device)
+        self.seen = {} # Each branch's last rendering, for its densifier
+        self.lip_centres = ((data.rects[:, :2]+data.rects[:, 2:])/2).cpu().numpy()
+        self.spread = [x[data.at].std((0,1)) for x in (data.hu, data.ave)]
+        self._optimizers()
+        self._schedule()
 
     @property
     def stage(self):
@@ -92,10 +83,35 @@ class Trainer:
             k -= self.steps[s]
         return 'finished', 0
 
+# %% ../../nbs/10_training.ipynb #10-071b
+@patch
+def _optimizers(self:Trainer, colours_only:bool=False):
+    "`opt`: face, mouth, and in the first two stages nets"
+    h, c = self.head, self.cfg
+    short = self.short if not colours_only else 1.
+    self.opt = {b:gaussian_optimizer(getattr(h, b), h.bound, c.batch, short, colours_only) for b in ('face', 'mouth')}
+    if not colours_only: self.opt['nets'] = network_optimizer(h, c, short)
+
+# %% ../../nbs/10_training.ipynb #10-071d
+@patch
+def _schedule(self:Trainer):
+    "`frames`: of each branch, [steps,batch]; `colours` [steps,batch,3]"
+    d, c = self.data, self.cfg
+    rng = np.random.default_rng(c.seed)
+    def draw(metric, stage, share, downward=False):
+        return sample_schedule(metric, self.steps[stage]*c.batch, share, rng, d.found, downward)
+    face = [draw(d.opening, 'canonical', 1.), draw(d.blink, 'motion', c.window_share), draw(d.blink, 'colour', 0.)]
+    face[1] = repeat_closed_eyes(face[1], d.blink, d.found, c.blink_share, rng)
+    mouth = [draw(d.opening, 'canonical', 1., downward=True), draw(d.opening, 'motion', c.window_share, downward=True),
+             draw(d.opening, 'colour', 0.)]
+    def by_step(parts): return torch.as_tensor(np.concatenate(parts).reshape(-1, c.batch), device=d.device)
+    self.frames = dict(face=by_step(face), mouth=by_step(mouth))
+    self.colours = torch.as_tensor(rng.random((self.total, c.batch, 3)), dtype=torch.float32, device=d.device)
+
 # %% ../../nbs/10_training.ipynb #10-073
 @patch
 def branches(self:Trainer)->tuple:
-    "Which branches this step trains: both, or (`together=False`) the face in the first half of a stage and the mouth in the second"
+    "Which branches this step trains: both, or (`together=False`) the face in the first half of a stage, then the mouth"
     if self.cfg.together: return ('face', 'mouth')
     stage, k = self.stage
     return ('face',) if 2*k < self.steps[stage] else ('mouth',)
@@ -103,33 +119,41 @@ def branches(self:Trainer)->tuple:
 @patch
 def geometry_step(self:Trainer)->dict:
     "One step of stage 1 (Eq. 7) or stage 2 (Eq. 8)"
-    head, data, cfg, names = self.head, self.data, self.cfg, self.branches()
+    head, names = self.head, self.branches()
     frames, colour = [self.frames[b][self.done] for b in names], self.colours[self.done]
-    heard, losses = {b:None for b in names}, {}
-    if self.stage[0]=='motion':
-        out = head.listen(*self.noisy(*data.speech(torch.cat(frames))))
-        heard = dict(zip(names, out.a.split(cfg.batch)))
-        if cfg.lambda_ah and out.a_ave is not None: losses['L_ah'] = cfg.lambda_ah*head.encoder.alignment_loss(out)
-        if cfg.lambda_shape: losses['shape'] = cfg.lambda_shape*nn.functional.mse_loss(head.mouth_shape(out.a), data.shape[torch.cat(frames)])
-    for b, i in zip(names, frames):
-        losses[b], r = getattr(head, f'{b}_loss')(data, i, heard[b], colour)
-        self.seen[b] = r
+    heard, losses = self.heard(names, frames) if self.stage[0]=='motion' else ({b:None for b in names}, {})
+    for b, i in zip(names, frames): losses[b], self.seen[b] = getattr(head, f'{b}_loss')(self.data, i, heard[b], colour)
     for o in self.opt.values(): o.zero_grad(set_to_none=True)
     sum(losses.values()).backward()
     self._densify(names)
     return losses
 
+# %% ../../nbs/10_training.ipynb #10-073b
 @patch
-def noisy(self:Trainer, hu:Tensor, ave:Tensor)->tuple:
-    "Speech features with noise of `speech_noise` standard deviations, the same whenever this step is repeated"
-    if not self.cfg.speech_noise: return hu, ave
-    g = torch.Generator(hu.device).manual_seed(self.cfg.seed*1_000_003+self.done)
-    return tuple(x + self.cfg.speech_noise*s*torch.randn(x.shape, generator=g, device=x.device) for x, s in zip((hu, ave), self.spread))
+def heard(self:Trainer, names:tuple, frames:list)->tuple:
+    "(what each branch hears, the losses of the encoder)"
+    head, data, cfg, losses = self.head, self.data, self.cfg, {}
+    out = head.listen(*self.noisy(*data.speech(torch.cat(frames))))
+    if cfg.lambda_ah and out.a_ave is not None: losses['L_ah'] = cfg.lambda_ah*head.encoder.alignment_loss(out)
+    if cfg.lambda_shape:
+        off = nn.functional.mse_loss(head.mouth_shape(out.a), data.shape[torch.cat(frames)])
+        losses['shape'] = cfg.lambda_shape*off
+    return dict(zip(names, out.a.split(cfg.batch))), losses
 
 @patch
-def _densify(self:Trainer, names):
+def noisy(self:Trainer, hu:Tensor, ave:Tensor)->tuple:
+    "Speech features with noise of `speech_noise` standard deviations"
+    if not self.cfg.speech_noise: return hu, ave
+    g = torch.Generator(hu.device).manual_seed(self.cfg.seed*1_000_003+self.done)
+    def shaken(x, spread): return x + self.cfg.speech_noise*spread*torch.randn(x.shape, generator=g, device=x.device)
+    return tuple(shaken(x, s) for x, s in zip((hu, ave), self.spread))
+
+# %% ../../nbs/10_training.ipynb #10-073d
+@patch
+def _densify(self:Trainer, names:tuple):
     "Optimiser step and, where due, densification"
-    frames, generator = (self.done+1)*self.cfg.batch, torch.Generator().manual_seed(self.cfg.seed*1_000_003+self.done)
+    frames = (self.done+1)*self.cfg.batch
+    generator = torch.Generator().manual_seed(self.cfg.seed*1_000_003+self.done)
     for g in self.opt['nets'].param_groups: nn.utils.clip_grad_norm_(g['params'], 1., foreach=True)
     for o in self.opt.values():
         set_rates(o, self.done/(self.steps['canonical']+self.steps['motion']))
@@ -149,9 +173,10 @@ def colour_step(self:Trainer)->dict:
         a = head.listen(*data.speech(i)).a
         motions = head.face_field(head.face.means, a, data.e[i]), head.mouth_field(head.mouth.means, a)
     camera = data.camera(i)
-    fused = fuse(render(head.face, camera, motions[0]), render(head.mouth, camera, motions[1]), data.backdrop[i].float()/255)
-    truth = data.rgb[i].float()/255
-    losses = dict(colour=reconstruction_loss(fused, truth, cfg.lambda_dssim), lpips=cfg.lambda_lpips*self.perceptual(fused, truth, i))
+    face, mouth = render(head.face, camera, motions[0]), render(head.mouth, camera, motions[1])
+    fused, truth = fuse(face, mouth, data.backdrop[i].float()/255), data.rgb[i].float()/255
+    colour = reconstruction_loss(fused, truth, cfg.lambda_dssim)
+    losses = dict(colour=colour, lpips=cfg.lambda_lpips*self.perceptual(fused, truth, i))
     for o in self.opt.values(): o.zero_grad(set_to_none=True)
     sum(losses.values()).backward()
     for o in self.opt.values():
@@ -159,6 +184,7 @@ def colour_step(self:Trainer)->dict:
         o.step()
     return losses
 
+# %% ../../nbs/10_training.ipynb #10-075a
 @patch
 def perceptual(self:Trainer, x:Tensor, y:Tensor, i:Tensor)->Tensor:
     "LPIPS on all patches of the head box, or on one at the lips and some anywhere"
@@ -167,8 +193,9 @@ def perceptual(self:Trainer, x:Tensor, y:Tensor, i:Tensor)->Tensor:
     p = min(cfg.lpips_patch, w, h)
     rng = np.random.default_rng((cfg.seed, self.done))
     lips = (self.lip_centres[i.cpu().numpy()]-p/2).astype(int)
-    corners = [c.clip(0, (w-p, h-p)) for c in lips] + [rng.integers(0, (w-p+1, h-p+1)) for _ in range((cfg.lpips_patches-1)*len(i))]
-    cut = lambda z: torch.stack([z[k%len(i), c[1]:c[1]+p, c[0]:c[0]+p] for k, c in enumerate(corners)])
+    corners = [c.clip(0, (w-p, h-p)) for c in lips]
+    corners += [rng.integers(0, (w-p+1, h-p+1)) for _ in range((cfg.lpips_patches-1)*len(i))]
+    def cut(z): return torch.stack([z[k%len(i), c[1]:c[1]+p, c[0]:c[0]+p] for k, c in enumerate(corners)])
     return lpips_model(x.device)(cut(x), cut(y)).mean()
 
 # %% ../../nbs/10_training.ipynb #10-077
@@ -189,9 +216,25 @@ def check(self:Trainer, losses:dict):
     for b in ('face', 'mouth'):
         if len(getattr(self.head, b).means) < 10: raise TrainingError(f"step {self.done}: the {b} branch has lost its Gaussians; look at the {b} masks in labels/")
 
+# %% ../../nbs/10_training.ipynb #10-077a
 @patch
-def run(self:Trainer, until:int=None, progress:bool=True, checkpoint:Path=None, save_every:float=30., watch=None)->'Trainer':
-    "Train to step `until` (default: the end); saves every `save_every` seconds where a checkpoint path is given"
+def remember(self:Trainer, stage:str, losses:dict)->dict: # The losses as numbers
+    "Put a step into the history and check it"
+    values = {k:float(v) for k, v in losses.items()}
+    about = dict(step=self.done, frames=self.done*self.cfg.batch, stage=stage, seconds=round(self.seconds, 2))
+    self.history.append(about | values)
+    self.check(values)
+    return values
+
+@patch
+def run(self:Trainer,
+    until:int=None,       # Step to stop at; default: the end
+    progress:bool=True,
+    checkpoint:Path=None, # Where to save on the way
+    save_every:float=30., # Seconds
+    watch=None,           # Called with the trainer after every step
+)->'Trainer':
+    "Train to step `until`"
     from tqdm.auto import tqdm
     started, saved, until = time.time()-self.seconds, time.time(), min(until or self.total, self.total)
     bar = tqdm(total=self.total, initial=self.done, disable=not progress, unit='step', leave=False)
@@ -199,11 +242,10 @@ def run(self:Trainer, until:int=None, progress:bool=True, checkpoint:Path=None, 
         stage = self.stage[0]
         losses = self.step()
         bar.update(1)
-        if self.done%20==0 or self.done==until:
-            self.history.append(dict(step=self.done, frames=self.done*self.cfg.batch, stage=stage, seconds=round(time.time()-started, 2), **{k:float(v) for k,v in losses.items()}))
-            self.check({k:float(v) for k, v in losses.items()})
-            bar.set_postfix(stage=stage, **{k:f'{float(v):.3f}' for k,v in losses.items()})
         self.seconds = time.time()-started
+        if self.done%20==0 or self.done==until:
+            values = self.remember(stage, losses)
+            bar.set_postfix(stage=stage, **{k:f'{v:.3f}' for k, v in values.items()})
         if checkpoint and time.time()-saved > save_every:
             self.save(checkpoint)
             saved = time.time()
@@ -220,8 +262,10 @@ def save(self:Trainer, path:Path):
         state = opt.state_dict()['state']
         tensors |= {f'opt.{o}.{i}.{k}':v for i, s in state.items() for k, v in s.items()}
     for b, d in self.densifiers.items(): tensors |= {f'density.{b}.pull':d.pull, f'density.{b}.seen':d.seen}
-    write_tensors(path, tensors, dict(config=self.cfg.to_dict(), done=self.done, seconds=self.seconds, history=self.history))
+    info = dict(config=self.cfg.to_dict(), done=self.done, seconds=self.seconds, history=self.history)
+    write_tensors(path, tensors, info)
 
+# %% ../../nbs/10_training.ipynb #10-080y
 @patch
 def load(self:Trainer, path:Path)->'Trainer':
     "Go on where `save` was called"
@@ -271,7 +315,8 @@ def train(
     if checkpoint.exists(): trainer.load(checkpoint)
     trainer.run(progress=progress, checkpoint=checkpoint, watch=watch)
     trainer.head.learn_closed(data)
-    record = dict(seconds=trainer.seconds, device=torch.cuda.get_device_name() if device!='cpu' else 'cpu', history=trainer.history, train_frames=len(data))
+    name = torch.cuda.get_device_name() if device!='cpu' else 'cpu'
+    record = dict(seconds=trainer.seconds, device=name, history=trainer.history, train_frames=len(data))
     save_head(trainer.head, out, clip, record)
     checkpoint.unlink(missing_ok=True)
     return load_head(out, device)

@@ -1,4 +1,4 @@
-"The explorers' plain functions and their widgets, away from any browser"
+"The boards' plain functions and their widgets, away from any browser"
 import csv, json, os, subprocess, sys, threading, time
 from pathlib import Path
 
@@ -6,69 +6,77 @@ import numpy as np
 import pytest
 import torch
 
-from syncgaussian import explorers as ex
-from syncgaussian.viewer import STATIC, FramePlayer, SplatViewer, widget_script
+from syncgaussian.config import ABLATIONS, ablate, course_config
+from syncgaussian.files import static_file
+from syncgaussian.show.widgets import CurvePlot, widget_script
+from syncgaussian.speech.sync_pair import sync_scores
+from syncgaussian.boards.ablations import IDEAS, AblationBoard, board_config, run_name
+from syncgaussian.boards.lip_sync import LipSyncExplorer, energy_opening_correlation, speech_energy
+from syncgaussian.boards.pose import PoseExplorer
+from syncgaussian.boards.talk import SpeakNow
+from syncgaussian.boards.user_study import QUALITIES, append_ratings, mean_opinion_scores, read_ratings, study_order
+
+ROOT = Path(__file__).resolve().parents[1]
 
 SCRIPTS = ['curve_plot.js', 'video_player.js', 'sound_input.js', 'frame_player.js', 'splat_viewer.js']
 
 @pytest.mark.parametrize('name', SCRIPTS+['common.js'])
 def test_scripts_are_small_plain_and_talk_to_nobody(name):
-    text = (STATIC/name).read_text()
+    text = static_file(name).read_text()
     assert len(text.encode()) < 30_000
     assert not any(o in text for o in ('http://', 'https://', 'import ', 'import(', 'fetch(', 'XMLHttpRequest', 'WebSocket', 'eval('))
 
 @pytest.mark.parametrize('name', SCRIPTS)
 def test_what_widgets_share_is_written_once(name):
-    own = (STATIC/name).read_text()
+    own = static_file(name).read_text()
     assert 'function h(' not in own and 'const bytes' not in own
     whole = widget_script(name)
     assert whole.count('function ties(') == whole.count('export default') == 1
 
 def test_energy_of_a_known_tone():
     wave = np.r_[np.zeros(16000), .5*np.sin(np.arange(16000)/16000*2*np.pi*200)]
-    energy = ex.speech_energy(wave, 50)
+    energy = speech_energy(wave, 50)
     assert (energy[:25]==-50).all() and np.allclose(energy[25:], 10*np.log10(.125), atol=.05)
 
 @pytest.mark.parametrize('n', [1, 3, 80])
 def test_energy_of_sound_that_is_too_short_or_too_long(n):
-    assert ex.speech_energy(np.ones(20_000), n).shape==(n,)
-    assert np.isfinite(ex.speech_energy(np.zeros(0), n)).all()
+    assert speech_energy(np.ones(20_000), n).shape==(n,)
+    assert np.isfinite(speech_energy(np.zeros(0), n)).all()
 
 @pytest.mark.parametrize('shift', [-7, -1, 0, 4, 12])
 def test_correlation_finds_the_shift_and_agrees_with_the_sign_of_the_player(shift):
     rng = np.random.default_rng(1)
     opening = np.convolve(rng.random(300), np.ones(4)/4, 'same')
     energy = np.roll(opening, shift)   # the sound of frame i is heard at i+shift
-    curve = ex.energy_opening_correlation(energy, opening)
+    curve = energy_opening_correlation(energy, opening)
     assert curve.argmax()-15==shift and curve.max() > .99
 
 def test_correlation_has_the_sign_of_sync_scores():
-    from syncgaussian.speech import sync_scores
     x = torch.randn(100, 8)
     lips = torch.nn.functional.normalize(x, dim=-1)
     assert sync_scores(lips.roll(4, 0), lips).offset==4
-    assert ex.energy_opening_correlation(np.roll(x[:,0].numpy(), 4), x[:,0].numpy()).argmax()-15==4
+    assert energy_opening_correlation(np.roll(x[:,0].numpy(), 4), x[:,0].numpy()).argmax()-15==4
 
 def test_correlation_of_gaps_and_of_nothing():
     opening = np.random.default_rng(0).random(100)
     energy = opening.copy()
     opening[10:40] = np.nan
-    assert ex.energy_opening_correlation(energy, opening)[15] > .99
-    assert (ex.energy_opening_correlation(np.zeros(100), opening)==0).all()
+    assert energy_opening_correlation(energy, opening)[15] > .99
+    assert (energy_opening_correlation(np.zeros(100), opening)==0).all()
 
 def test_other_measures_can_be_shown():
     frames, wave = np.zeros((50,16,16,3), np.uint8), np.zeros(32000)
-    box = ex.LipSyncExplorer(frames, (wave,16000), dict(a=np.arange(50.)), measures=dict(mine=np.arange(11.)), measure='mine')
+    box = LipSyncExplorer(frames, (wave,16000), dict(a=np.arange(50.)), measures=dict(mine=np.arange(11.)), measure='mine')
     assert (box.slider.min, box.slider.max)==(-5, 5) and box.shift(2)==dict(mine=7.)
 
 def test_curves_may_be_empty_flat_or_torn():
-    plot = ex.CurvePlot({})
+    plot = CurvePlot({})
     for curves in (dict(a=[]), dict(a=np.ones(5)), dict(a=[np.nan, 1, np.nan], b=[np.nan]*3)): plot.show(curves)
     json.dumps(dict(plot.look, labels=plot.labels))
 
 def test_the_picture_is_the_same_each_time_in_tests(monkeypatch):
     monkeypatch.setenv('IN_TEST', '1')
-    make = lambda: ex.PoseExplorer(np.zeros((4,64,64,3), np.uint8), *[np.tile(np.diag([1.,-1,-1,1])+np.eye(4,4,3)*0+np.array([[0,0,0,0],[0,0,0,0],[0,0,0,.6],[0,0,0,0]]), (4,1,1))]*2,
+    make = lambda: PoseExplorer(np.zeros((4,64,64,3), np.uint8), *[np.tile(np.diag([1.,-1,-1,1])+np.eye(4,4,3)*0+np.array([[0,0,0,0],[0,0,0,0],[0,0,0,.6],[0,0,0,0]]), (4,1,1))]*2,
                                    np.array([[125.,0,32],[0,125,32],[0,0,1]]), np.random.default_rng(0).normal(size=(468,3))*.05)._repr_mimebundle_()
     one, two = make(), make()
     assert one==two and 'application/vnd.jupyter.widget-view+json' not in one and 'image/png' in one
@@ -79,9 +87,9 @@ def test_the_picture_is_the_same_each_time_in_tests(monkeypatch):
 def speaker(tmp_path):
     def tell_all(head, speech, out, tell):
         tell(.5)
-        out.write_bytes(ex.Path(speech).read_bytes())
+        out.write_bytes(Path(speech).read_bytes())
         return out
-    box = ex.SpeakNow(None, tmp_path/'spoken', say=tell_all)
+    box = SpeakNow(None, tmp_path/'spoken', say=tell_all)
     box.film.show = lambda path: setattr(box.film, 'path', path)
     return box
 
@@ -129,7 +137,7 @@ def test_a_second_voice_waits(speaker):
 def test_every_widget_of_the_course_has_its_still_in_the_notebook():
     "The notebooks hold a PNG where a widget stands, and no widget that nobody could open"
     names, seen = ('SplatViewer','FramePlayer','CurvePlot','VideoPlayer','SpeakNow','LipSyncExplorer','PoseExplorer','PlaneExplorer','AblationBoard','UserStudy','StillBox'), []
-    for path in sorted((STATIC.parents[1]/'nbs').glob('*.ipynb')):
+    for path in sorted((ROOT/'nbs').glob('*.ipynb')):
         for output in (o for c in json.loads(path.read_text())['cells'] for o in c.get('outputs', [])):
             data = output.get('data', {})
             assert 'application/vnd.jupyter.widget-view+json' not in data, path.name
@@ -142,47 +150,46 @@ def test_every_widget_of_the_course_has_its_still_in_the_notebook():
 FILMS = {c: {m: f'{c}-{m}.mp4' for m in ('ours','theirs','truth')} for c in 'abcdefgh'}
 
 def test_the_order_is_drawn_and_fair():
-    assert ex.study_order(FILMS, 3)==ex.study_order(FILMS, 3)!=ex.study_order(FILMS, 4)
-    first = [o[0] for seed in range(100) for _,o in ex.study_order(FILMS, seed)]
+    assert study_order(FILMS, 3)==study_order(FILMS, 3)!=study_order(FILMS, 4)
+    first = [o[0] for seed in range(100) for _,o in study_order(FILMS, seed)]
     assert all(220 < first.count(m) < 320 for m in ('ours','theirs','truth'))
 
-def row(rater='me', clip='a', method='ours', mark=3): return dict(rater=rater, clip=clip, method=method, place='A', **{q: mark for q in ex.QUALITIES})
+def row(rater='me', clip='a', method='ours', mark=3): return dict(rater=rater, clip=clip, method=method, place='A', **{q: mark for q in QUALITIES})
 
 def test_a_writer_that_is_killed_loses_nothing(tmp_path):
     path = tmp_path/'marks.csv'
     code = f"""import os
-from syncgaussian.explorers import append_ratings, QUALITIES
+from syncgaussian.boards.user_study import append_ratings, QUALITIES
 for k in range(1000):
     append_ratings({str(path)!r}, [dict(rater='me', clip=str(k), method='m', place='A', **{{q: 5 for q in QUALITIES}})])
     if k==30: os._exit(9)"""
-    subprocess.run([sys.executable, '-c', code], timeout=120, cwd=STATIC.parents[1])
-    assert [r['clip'] for r in ex.read_ratings(path)]==[str(k) for k in range(31)]
+    subprocess.run([sys.executable, '-c', code], timeout=120, cwd=ROOT)
+    assert [r['clip'] for r in read_ratings(path)]==[str(k) for k in range(31)]
 
 @pytest.mark.parametrize('cut', range(1, 40, 3))
 def test_a_torn_line_costs_only_itself(tmp_path, cut):
     path = tmp_path/'marks.csv'
-    ex.append_ratings(path, [row(clip='a, "b"'), row(clip='c')])
+    append_ratings(path, [row(clip='a, "b"'), row(clip='c')])
     whole = path.read_bytes()
     path.write_bytes(whole[:-cut])
-    ex.append_ratings(path, [row(clip='d')])
-    clips = [r['clip'] for r in ex.read_ratings(path)]
+    append_ratings(path, [row(clip='d')])
+    clips = [r['clip'] for r in read_ratings(path)]
     assert clips[-1]=='d' and clips[:-1] in ([['a, "b"','c'], ['a, "b"']] if cut < 20 else [['a, "b"'], []])
 
 def test_scores_of_known_marks():
     rows = [row(rater=r, clip=c, method=m, mark=k) for (r,c,m,k) in [('x','a','ours',5), ('x','b','ours',3), ('y','a','ours',2), ('y','b','ours',2), ('x','a','truth',4)]]
-    mean, half, n = ex.mean_opinion_scores(rows)['ours']['lip sync']
+    mean, half, n = mean_opinion_scores(rows)['ours']['lip sync']
     assert (mean, n)==(3., 2) and abs(half-12.706*2**.5/2**.5) < .01   # raters' means 4 and 2
-    assert np.isnan(ex.mean_opinion_scores(rows)['truth']['lip sync'][1])
-    assert ex.mean_opinion_scores([])=={}
+    assert np.isnan(mean_opinion_scores(rows)['truth']['lip sync'][1])
+    assert mean_opinion_scores([])=={}
 
 # ---------------------------------------------------------------- the board
 
 def test_every_row_of_the_table_has_a_box():
-    from syncgaussian.config import ABLATIONS, course_config, ablate
-    assert set(ex.IDEAS.values()) | {'SyncGaussian'} == set(ABLATIONS)
+    assert set(IDEAS.values()) | {'SyncGaussian'} == set(ABLATIONS)
     cfg = course_config()
-    for idea,name in ex.IDEAS.items(): assert ex.board_config(cfg, [idea])==ablate(cfg, name)
-    assert ex.board_config(cfg, [])==cfg and ex.run_name([])=='SyncGaussian'
+    for idea,name in IDEAS.items(): assert board_config(cfg, [idea])==ablate(cfg, name)
+    assert board_config(cfg, [])==cfg and run_name([])=='SyncGaussian'
 
 def test_the_board_trains_in_a_thread_and_stops():
     picture, started = torch.zeros(1,8,8,3), threading.Event()
@@ -191,7 +198,7 @@ def test_the_board_trains_in_a_thread_and_stops():
         while True:
             k += every; time.sleep(.01)
             yield dict(step=k, total=10**6, stage='motion', loss=1., psnr=20., mouths=picture, recorded=picture)
-    board = ex.AblationBoard(None, learn=forever)
+    board = AblationBoard(None, learn=forever)
     board.train.click()
     while len(board.curves['SyncGaussian'])<2: time.sleep(.05)
     assert board.train.disabled and not board.stop.disabled
@@ -204,6 +211,6 @@ def test_a_training_that_fails_says_why():
     def broken(clip, cfg, every):
         raise RuntimeError('the clip has no face')
         yield
-    board = ex.AblationBoard(None, learn=broken)
+    board = AblationBoard(None, learn=broken)
     board.begin(); board.worker.join(20)
     assert 'the clip has no face' in board.status.value and not board.train.disabled and board.stop.disabled
