@@ -107,7 +107,7 @@ def _speak(a, options)->tuple:
     "Scores of foreign speeches, their videos kept where asked, and where they go"
     from syncgaussian.synthesis.held_out import evaluate_speech
     options = options | dict(device=a.device) | _articulated(a)
-    film = lambda f: Path(a.keep)/f'{Path(f).stem}.mp4' if a.keep else None
+    def film(f): return Path(a.keep)/f'{Path(f).stem}.mp4' if a.keep else None
     scores = [evaluate_speech(*a.paths, f, keep=film(f), **options) for f in a.speech]
     return dict(head=a.paths[0], speech=scores), Path(a.paths[0])/'evaluation-speech.json'
 

@@ -14,8 +14,12 @@ os.environ['IN_TEST'] = '1'
 def pytest_configure(config):
     config.addinivalue_line('markers', 'gpu: needs a CUDA device; skipped where there is none')
     config.addinivalue_line('markers', 'slow: takes minutes; run with SYNCGAUSSIAN_SLOW=1')
+    config.addinivalue_line('markers', 'xdist_group(name): tests that one process runs, one after the other')
 
 def pytest_collection_modifyitems(items):
+    for i in items: # Side by side (-n 2 --dist loadgroup) go files, but those that run notebooks stay together: they share ../out
+        name = i.path.stem
+        i.add_marker(pytest.mark.xdist_group('notebooks' if name in ('test_notebooks', 'test_browser') else name))
     if any('gpu' in i.keywords for i in items):
         import torch
         no_gpu = pytest.mark.skip(reason='no CUDA device')

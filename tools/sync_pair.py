@@ -13,7 +13,8 @@ import torch
 from syncgaussian.clip import prepare_clip
 from syncgaussian.speech.sound import cut
 from syncgaussian.speech.sync_pair import (
-    SyncClip, ave_features, lip_features, offset_accuracy, save_sync_pair, sync_clip, sync_scores, train_audio_visual_encoder)
+    SyncClip, ave_features, lip_features, offset_accuracy, save_sync_pair, sync_clip, sync_scores,
+    train_audio_visual_encoder)
 
 SPEEDS = (.84, .92, 1.09, 1.19)
 

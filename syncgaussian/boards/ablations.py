@@ -90,7 +90,7 @@ def mouth_rows(
     runs:dict, # Name -> the last slice of that run
 )->tuple:      # Pictures uint8 [h,n*w,3] and their titles
     "Rows of mouths: what was recorded, and what each run makes of it"
-    strip = lambda x: to_uint8(torch.cat(list(x), 1))
+    def strip(x): return to_uint8(torch.cat(list(x), 1))
     first = next(iter(runs.values()))
     return ([strip(first['recorded']), *(strip(o['mouths']) for o in runs.values())],
             ['recorded, held out', *(f"{k}, step {o['step']}: {o['psnr']:.1f} dB" for k,o in runs.items())])

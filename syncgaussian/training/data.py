@@ -63,7 +63,7 @@ def outline(
     chunk:int=128,
 )->Tensor:         # bool [T,H,W]
     "The band of pixels within r of the outline of each mask"
-    grow = lambda m: nn.functional.max_pool2d(m[:,None], 2*r+1, 1, r)[:,0] > 0
+    def grow(m): return nn.functional.max_pool2d(m[:,None], 2*r+1, 1, r)[:,0] > 0
     return torch.cat([grow(m.float()) & grow(1-m.float()) for m in head.split(chunk)])
 
 # %% ../../nbs/10a_data.ipynb #10a-poses-code
