@@ -16,6 +16,7 @@ def pytest_configure(config):
     config.addinivalue_line('markers', 'slow: takes minutes; run with SYNCGAUSSIAN_SLOW=1')
     config.addinivalue_line('markers', 'xdist_group(name): tests that one process runs, one after the other')
 
+@pytest.hookimpl(tryfirst=True) # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items):
     for i in items: # Side by side (-n 2 --dist loadgroup) go files, but those that run notebooks stay together: they share ../out
         name = i.path.stem
