@@ -14,13 +14,8 @@ os.environ['IN_TEST'] = '1'
 def pytest_configure(config):
     config.addinivalue_line('markers', 'gpu: needs a CUDA device; skipped where there is none')
     config.addinivalue_line('markers', 'slow: takes minutes; run with SYNCGAUSSIAN_SLOW=1')
-    config.addinivalue_line('markers', 'xdist_group(name): tests that one process runs, one after the other')
 
-@pytest.hookimpl(tryfirst=True) # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items):
-    for i in items: # Side by side (-n 2 --dist loadgroup) go files, but those that run notebooks stay together: they share ../out
-        name = i.path.stem
-        i.add_marker(pytest.mark.xdist_group('notebooks' if name in ('test_notebooks', 'test_browser') else name))
     if any('gpu' in i.keywords for i in items):
         import torch
         no_gpu = pytest.mark.skip(reason='no CUDA device')
@@ -36,6 +31,18 @@ def seeds():
     import numpy as np
     random.seed(0); np.random.seed(0)
     if 'torch' in sys.modules: sys.modules['torch'].manual_seed(0)
+
+@pytest.fixture
+def course_folder():
+    "../out, which notebooks share, for one test at a time: files run side by side with `pytest -n 2 --dist loadfile`"
+    try: import fcntl
+    except ImportError: # no such lock on Windows; run the files one after the other there
+        yield
+        return
+    (root/'out').mkdir(exist_ok=True)
+    with open(root/'out/.tests.lock', 'w') as f:
+        fcntl.flock(f, fcntl.LOCK_EX)
+        yield
 
 @pytest.fixture(scope='session')
 def project(): return root

@@ -392,7 +392,7 @@ def test_quiet(splat):
 
 # ---------------------------------------------------------------- notebooks, and what may be missing
 
-def test_notebook_03(lab, browser):
+def test_notebook_03(lab, browser, course_folder):
     for name,css in (('03_viewer','.sg-splat'), ('03b_widgets','.sg-player')):
         tab = Tab(browser, lab(f'{name}.ipynb'))
         tab.run_all()
@@ -666,7 +666,7 @@ def test_boards_have_names_and_are_quiet(asked):
 
 # ---------------------------------------------------------------- widgets in their notebooks
 
-def test_notebook_07_boxes_rebuild_the_encoder(lab, browser):
+def test_notebook_07_boxes_rebuild_the_encoder(lab, browser, course_folder):
     "Every switch changes what is seen; a choice that cannot be is refused with a sentence"
     tab = Tab(browser, lab('07a_encoder_board.ipynb'))
     tab.run_all()
@@ -697,7 +697,7 @@ def test_notebook_07_boxes_rebuild_the_encoder(lab, browser):
     assert nameless(tab)==[] and tab.quiet(), (nameless(tab), tab.errors, tab.hosts)
     tab.close()
 
-def test_notebook_11_the_head_says_what_it_hears(lab, browser):
+def test_notebook_11_the_head_says_what_it_hears(lab, browser, course_folder):
     tab = Tab(browser, lab('11c_talk_board.ipynb'))
     tab.run_all()
     sound = tab.widget('.sg-sound')
@@ -745,7 +745,7 @@ def head_turns_while_it_speaks(tab):
     assert differ(tab.pixels(), rest) > .002
     tab.shot('11-head')
 
-def test_notebook_12_trains_what_is_ticked_and_stops(lab, browser):
+def test_notebook_12_trains_what_is_ticked_and_stops(lab, browser, course_folder):
     "The real board is the notebook's last; the one above it only pretends"
     tab = Tab(browser, lab('12a_ablation_board.ipynb'))
     tab.run_all()
@@ -764,7 +764,7 @@ def test_notebook_12_trains_what_is_ticked_and_stops(lab, browser):
     assert tab.quiet(), (tab.errors, tab.hosts)
     tab.close()
 
-def test_notebook_12_shows_two_films_to_a_rater(lab, browser):
+def test_notebook_12_shows_two_films_to_a_rater(lab, browser, course_folder):
     tab = Tab(browser, lab('12b_user_study.ipynb'))
     tab.run_all()
     tab.page.locator('.sg-video').first.or_(tab.page.get_by_text('Thank you')).first.wait_for()

@@ -14,7 +14,7 @@ ok,_ = test_nb(sys.argv[1], skip_flags=['slow','gpu'], basepath=sys.argv[2], do_
 sys.exit(not ok)"""
 
 @pytest.mark.parametrize('path', notebooks, ids=lambda p: p.stem)
-def test_notebook(path):
+def test_notebook(path, course_folder):
     try: r = subprocess.run([sys.executable, '-W', 'ignore', '-c', RUN, path, root], cwd=path.parent, capture_output=True, text=True, timeout=SECONDS)
     except subprocess.TimeoutExpired: pytest.fail(f'{path.name} did not end within {SECONDS} s')
     assert r.returncode==0, f'{path.name}\n{r.stdout[-1500:]}\n{r.stderr[-6000:]}'
@@ -60,7 +60,7 @@ def test_solutions_are_folded(path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('path', [p for p in notebooks if solutions(p)], ids=lambda p: p.stem)
-def test_solutions_run(path):
+def test_solutions_run(path, course_folder):
     "Every solution runs after its notebook"
     d = json.loads(path.read_text(encoding='utf-8'))
     d['cells'] += [dict(cell_type='code', id=f'solution-{i}', metadata={}, execution_count=None, outputs=[], source=s) for i,s in enumerate(solutions(path))]
