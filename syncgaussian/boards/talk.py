@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 
+from ..config import SAMPLES, SPEECH_RATE
 from ..splat.gaussians import Gaussians
 from ..show.viewer import SplatViewer, playback_frames
 from ..show.widgets import SoundInput, StillBox, VideoPlayer
@@ -33,7 +34,7 @@ def check_voice(
     with warnings.catch_warnings():
         warnings.simplefilter('ignore') # its "is silent" is said better here
         wave = load_sound(path)
-    if speech_energy(wave, max(1, len(wave)*25//16000)).max() < quiet:
+    if speech_energy(wave, max(1, len(wave)//SAMPLES)).max() < quiet:
         raise ValueError(f'{path} is silent, nothing in it is louder than {quiet:.0f} dB: speak closer to the microphone, or choose another file')
 
 # %% ../../nbs/11c_talk_board.ipynb #03-050
@@ -128,7 +129,7 @@ def head_viewer(
     **kwargs,            # For `SplatViewer`: size, color, mode, ...
 ):                       # A `SplatViewer` that plays the driven Gaussians with their sound
     "Walk around a head while it speaks"
-    wave = wave[:int(seconds*16_000)]
+    wave = wave[:int(seconds*SPEECH_RATE)]
     drive = drive_with_speech(head, wave, start)
     moving = moving_gaussians(head, drive, articulation=ARTICULATION)
     camera = head.scene_camera(torch.as_tensor(drive.scene[:1], device=head.viewmats.device)).to('cpu')

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 
+from ..config import FPS
 from ..files import save_array, save_json
 from .media import ClipError, pick_frames, read_png, read_wav, write_video
 from .landmarks import OUTER_LIPS, eye_signals, lid_positions, lip_gap
@@ -295,5 +296,5 @@ def backdrop_video(clip:Clip)->Path:
     path = clip.dir/'backdrop.mp4'
     if not path.exists():
         chunks = (np.arange(k, min(k+64, clip.n_frames)) for k in range(0, clip.n_frames, 64))
-        write_video(path, (f for c in chunks for f in clip.backdrop(c)), fps=25, crf=10, gop=25)
+        write_video(path, (f for c in chunks for f in clip.backdrop(c)), fps=FPS, crf=10, gop=25)
     return path

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..config import SAMPLES, SPEECH_RATE
 from ..files import SyncGaussianError
 from ..assets import fetch_asset
 from .metrics import SlideScores, slide_scores
@@ -152,11 +153,11 @@ def syncnet_lips(
 @torch.no_grad()
 def syncnet_sounds(
     net:SyncNet,
-    wave:np.ndarray, # 16 kHz mono [T*640]
+    wave:np.ndarray, # 16 kHz mono [T*SAMPLES]
 )->Tensor:           # [T-5,1024]
     "Vectors of the sound beside them"
-    n = len(wave)//640-5
-    if n < 1: raise SyncNetError(f'SyncNet needs more than 0.2 s of sound, got {len(wave)/16000:.2f} s.')
+    n = len(wave)//SAMPLES-5
+    if n < 1: raise SyncNetError(f'SyncNet needs more than 0.2 s of sound, got {len(wave)/SPEECH_RATE:.2f} s.')
     x = torch.from_numpy(mfcc(wave).T.copy()).float().unfold(1, 20, 4)[:,:n].transpose(0, 1)[:,None]
     return net.hear(x.to(next(net.parameters()).device)).cpu()
 

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor
 
-from ..config import FPS
+from ..config import FPS, SAMPLES
 from ..files import SyncGaussianError, static_file
 from ..assets import AssetError
 from ..clip.media import ClipError, read_video, write_video
@@ -163,7 +163,7 @@ def sync_of(
         sound = hear_speech(pair, clip.wave, clip.n_frames)[idx]
         ours = sync_numbers(sound, lip_features(pair.lips, mouth_crops(frames, marks)))
     lips = syncnet_lips(net, syncnet_crops(frames, face_squares(marks))) if net and len(frames) > 11 else []
-    return ours | syncnet_numbers(net, lips, clip.wave[idx[0]*640:(idx[-1]+1)*640])
+    return ours | syncnet_numbers(net, lips, clip.wave[idx[0]*SAMPLES:(idx[-1]+1)*SAMPLES])
 
 def pair_note(pair, scores:dict)->list:
     "With which weights and shifts our measure was taken"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..config import FPS, SAMPLES
 from ..clip.media import load_sound, read_frames, write_video
 from ..training.head import TalkingHead, load_head, pick_device
 from syncgaussian.synthesis.drive import (
@@ -69,7 +70,7 @@ def write_film(
         for k, b in enumerate(shown):
             yield from b
             if tell: tell(min(1., (k+1)*batch/n))
-    return write_video(with_parent(out), frames(), fps=25, sound=sound, synthetic=True, preset=preset)
+    return write_video(with_parent(out), frames(), fps=FPS, sound=sound, synthetic=True, preset=preset)
 
 # %% ../../nbs/11_synthesis.ipynb #11-synth
 def synthesize(
@@ -106,13 +107,13 @@ def stream(
     wave, first, done = np.zeros(0, np.float32), 0, 0
     def say(upto):
         nonlocal wave, first, done
-        (hu, ave), n = listen(wave), len(wave)//640
+        (hu, ave), n = listen(wave), len(wave)//SAMPLES
         scene = there_and_back(upto-done, len(head.viewmats), start+done)
         drive = Drive(hu, ave, scene, hear_pauses(head, wave, len(hu)), np.arange(done-first, upto-first))
         yield from render_frames(head, drive, backdrop, draw=draw)
         done, drop = upto, max(0, n-kept)
-        wave, first = wave[drop*640:], first+drop
+        wave, first = wave[drop*SAMPLES:], first+drop
     for chunk in chunks:
         wave = np.concatenate([wave, np.asarray(chunk, np.float32)])
-        if (ready := first+len(wave)//640-ahead) > done: yield from say(ready)
-    if (ready := first+len(wave)//640) > done: yield from say(ready)
+        if (ready := first+len(wave)//SAMPLES-ahead) > done: yield from say(ready)
+    if (ready := first+len(wave)//SAMPLES) > done: yield from say(ready)

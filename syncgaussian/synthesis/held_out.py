@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..config import FPS, SAMPLES, SPEECH_RATE
 from ..clip.media import load_sound, write_video
 from ..clip.landmarks import detect_landmarks, lip_gap
 from ..clip.folder import Clip
@@ -97,17 +98,17 @@ def evaluate_speech(
         for k, frames in enumerate(drawn):
             watcher.add(frames, clip.landmarks[drive.scene[k*batch:k*batch+len(frames)]])
             yield from frames
-    if keep: write_video(with_parent(keep), watched(), fps=25, sound=speech)
+    if keep: write_video(with_parent(keep), watched(), fps=FPS, sound=speech)
     else: deque(watched(), maxlen=0)
     scores = watcher.finish(wave)
     notes = scores['notes']+[o for o in (why, why_net) if o]+_teacher(head)
     about = dict(speech=Path(speech).name, articulation=articulation)
-    return about | scores | dict(seconds=len(wave)/16000, notes=notes)
+    return about | scores | dict(seconds=len(wave)/SPEECH_RATE, notes=notes)
 
 # %% ../../nbs/11b_held_out.ipynb #11-048
 def _with_silence(wave, seconds):
     "Two seconds of a speech, silence, at most two seconds more"
-    return np.concatenate([wave[:32_000], np.zeros(int(seconds*16_000), np.float32), wave[32_000:64_000]])
+    return np.concatenate([wave[:32_000], np.zeros(int(seconds*SPEECH_RATE), np.float32), wave[32_000:64_000]])
 
 def pause_scores(
     head:TalkingHead,       # From `load_head`
@@ -118,7 +119,7 @@ def pause_scores(
 )->dict:                    # opening [T] px at 512, pause [T]; pause_opening, speech_opening above rest, pause_ratio
     "Does the mouth close where nobody speaks?"
     said = _with_silence(wave, seconds)
-    n = len(said)//640
+    n = len(said)//SAMPLES
     drive = drive_with_speech(head, said, n_frames=n)
     pause = drive.silence
     if not closing: drive = drive._replace(silence=None)
