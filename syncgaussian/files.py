@@ -27,11 +27,12 @@ class FileError(SyncGaussianError, ValueError):
 # %% ../nbs/00a_files.ipynb #00a-whole
 @contextlib.contextmanager
 def whole(
-    path, # File to write; its folder must exist
-):        # Path to write to; it is moved to `path` when the block ends without an error
+    path,        # File to write; its folder must exist
+    suffix=None, # Ending of the temporary name, where a writer chooses its format by it; None: that of `path`
+):               # Path to write to; it is moved to `path` when the block ends without an error
     "Write a file that appears complete or not at all"
     path = Path(path)
-    tmp = path.with_name(f'.{path.stem}.{os.getpid()}.tmp{path.suffix}')
+    tmp = path.with_name(f'.{path.stem}.{os.getpid()}.tmp{suffix or path.suffix}')
     try:
         yield tmp
         os.replace(tmp, path)

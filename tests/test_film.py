@@ -191,3 +191,14 @@ def test_articulation_moves_the_mouth_from_its_usual_place(head, tmp_path):
     torch.testing.assert_close(closed, head.closed.expand(3, -1), atol=1e-5, rtol=1e-5)
     for x in (-1, 9, float('nan')):
         with pytest.raises(SynthesisError, match='articulation'): synthesize(head, 'no such file', tmp_path/'a.mp4', device='cpu', articulation=x)
+
+@pytest.mark.parametrize('name', ['film.mp4', 'film.mov', 'film', 'a.b.webm'])
+def test_a_film_lies_under_the_name_that_was_asked_for(tmp_path, name):
+    "And no other file of the folder is touched, whatever the ending: what is written is an mp4"
+    (tmp_path/'other.mp4').write_bytes(b'mine')
+    neighbour = (tmp_path/name).with_suffix('.mp4')
+    if neighbour.name!=name: neighbour.write_bytes(b'mine too')
+    path = write_video(tmp_path/name, [np.zeros((16, 16, 3), np.uint8)]*3)
+    assert path==tmp_path/name and len(list(read_video(path)[0]))==3
+    assert {p.name for p in tmp_path.iterdir()}=={name, 'other.mp4', neighbour.name}
+    if neighbour.name!=name: assert neighbour.read_bytes()==b'mine too'

@@ -205,7 +205,8 @@ def layers(
     "Frames, label maps and backdrops in one pass: every picture is decoded once"
     idx = self._indices(idx)
     frames, labels = self.frames(idx), self.labels(idx)
-    backdrops = np.stack([remove_head(*pair, self.background) for pair in zip(frames, labels)])
+    backdrops = np.empty_like(frames)
+    for out,frame,label in zip(backdrops, frames, labels): out[:] = remove_head(frame, label, self.background)
     return frames, labels, backdrops
 
 @patch

@@ -322,7 +322,7 @@ def write_video(
     "Write h264 (and aac) in one pass, without holding the frames; compressed in a thread while the next are made"
     options, rate = dict(crf=str(crf), preset=preset, g=str(gop)), Fraction(fps).limit_denominator(1001)
     def encode(items): return encode_video(tmp, items, rate, sound, synthetic, options, threads, pixels)
-    with whole(Path(path).with_suffix('.mp4')) as tmp:
+    with whole(path, '.mp4') as tmp:
         n = in_thread(encode, frames)
         if not n: raise ClipError(f'{path}: there are no frames to write')
     return Path(path)
